@@ -1,0 +1,39 @@
+# Every target sets .venv up by itself, and does nothing twice: needs Python 3.11 or later, git and make.
+VENV  := .venv
+PY    := $(VENV)/bin/python
+READY := $(VENV)/.valflow-ready
+PORT  ?=
+ARGS  ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test up lint bench clean
+
+help:  ## show this list
+	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+
+setup: $(READY)  ## create .venv with everything in it, and check its database
+
+$(READY): pyproject.toml constraints.txt scripts/setup.sh
+	@bash scripts/setup.sh $(VENV)
+	@touch $@
+
+demo: $(READY)  ## the whole pipeline on real handwritten digits, in a stack of its own
+	$(PY) -m examples.digits.demo $(ARGS)
+
+test: $(READY)  ## all tests (ARGS="tests/core -k ledger" for some)
+	$(PY) -m pytest $(ARGS)
+
+up: $(READY)  ## server, worker and FiftyOne App (PORT=5151 chooses the App's port)
+	$(PY) -m valflow.cli up $(if $(PORT),--port $(PORT)) $(ARGS)
+
+lint: $(READY)  ## ruff and mypy
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+bench: $(READY)  ## side-by-side benchmarks, with the limit beside each figure
+	$(PY) -m benchmarks $(ARGS)
+
+clean:  ## remove what is built and cached; .venv and .valflow (your data) stay
+	rm -rf build dist *.egg-info demo_output .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,65 @@
+"""A rehearsal: a suite on a small made-up table, to find checks that cannot run before anybody labels anything."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+
+from expectations.engine import run_checks
+from expectations.suite import PARAMETERS, Suite
+
+
+def rehearse(suite: Suite) -> list[str]:
+    """Checks of a suite that raise an error on a plausible table; whether they pass does not matter.
+
+    Returns:
+        One line per check that cannot run.
+    """
+    # No made-up row may meet the condition, and some checks cannot run on nothing.
+    items = [
+        dataclasses.replace(item, kwargs={k: v for k, v in item.kwargs.items() if k != "row_condition"})
+        for item in suite.items
+    ]
+    examples = {name: parameter.example for name, parameter in PARAMETERS.items()}
+    findings = run_checks(small_table(suite.table), items, examples)
+    return [
+        f"{item.place}, {item.type}: cannot run: {finding.error}; correct the check or remove it"
+        for item, finding in zip(items, findings, strict=True)
+        if finding.error
+    ]
+
+
+def small_table(name: str, samples: int = 8, labels_per_sample: int = 6) -> pd.DataFrame:
+    """A plausible table: right columns and types, seeded values.
+
+    Args:
+        name: ``labels`` or ``samples``.
+        samples: number of samples.
+        labels_per_sample: labels in each.
+    """
+    numbers = np.arange(samples)
+    files = pd.Series([f"/images/{n:04d}.png" for n in numbers], dtype="str")
+    ids = pd.Series([f"{n:024x}" for n in numbers], dtype="str")
+    if name == "samples":
+        counts = np.full(samples, labels_per_sample)
+        return pd.DataFrame({"sample_id": ids, "filepath": files, "file_exists": True, "labels": counts})
+    random = np.random.default_rng(0)
+    total = samples * labels_per_sample
+    box = {c: random.uniform(0.05, 0.45, total) for c in ("x", "y", "w", "h")}
+    return pd.DataFrame(
+        {
+            "label_id": pd.Series([f"{n + 4096:024x}" for n in range(total)], dtype="str"),
+            "sample_id": ids.repeat(labels_per_sample).to_numpy(),
+            "filepath": files.repeat(labels_per_sample).to_numpy(),
+            "label": pd.Series(random.choice(["a", "b", "c"], total), dtype="str"),
+            "confidence": random.uniform(0.5, 1.0, total),
+            **box,
+            "x2": box["x"] + box["w"],
+            "y2": box["y"] + box["h"],
+            "source": pd.Series(random.choice(["auto", "human", "edited"], total), dtype="str"),
+            "threshold": 0.4,
+            "duplicate_iou": random.uniform(0.0, 0.5, total),
+        }
+    )

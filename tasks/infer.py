@@ -1,0 +1,46 @@
+"""Infer: predict every target sample, shard by shard."""
+
+from __future__ import annotations
+
+from prefect import get_run_logger, task
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.futures import as_completed
+
+from tasks.progress import progress_bar
+from valflow import inference, opening, runs
+from valflow.states import State, is_past
+
+
+@task(task_run_name="infer-shard-{shard}")
+def infer_shard(run: str, shard: int) -> dict[str, int]:
+    """Predict one shard; returns the number of samples by outcome."""
+    return inference.infer_shard(run, shard)
+
+
+@task
+def finish_inference(run: str) -> dict[str, int]:
+    """Count what became of the samples; raises where too many failed."""
+    counts: dict[str, int] = inference.finish_inference(runs.load(run))["counts"]
+    return counts
+
+
+def infer(run: str) -> None:
+    """Predict what is still pending, and move on to PREDICTED."""
+    import fiftyone as fo
+
+    record = runs.load(run)
+    if is_past(record["state"], State.PREDICTED):
+        return
+    fence = runs.fence_of(record)
+    with runs.timed(fence, "infer"):
+        target = opening.prepare(record, fo.load_dataset(record["dataset"]))["target"]
+        artifact = create_progress_artifact(0.0, key="valflow-inference", description=f"Inference of {run}")
+        futures = infer_shard.map(run, list(range(target["shards"])))
+        with progress_bar("infer", target["samples"], "samples") as advance:
+            for done, future in enumerate(as_completed(list(futures)), 1):
+                advance(sum(future.result().values()))
+                update_progress_artifact(artifact, progress=100.0 * done / target["shards"])
+        counts = finish_inference(run)
+    get_run_logger().info(
+        "infer: %(samples)d samples, %(empty_samples)d without labels, %(failed_samples)d failed", counts
+    )

@@ -1,0 +1,70 @@
+"""Review: the flow is suspended until a person decides."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from prefect import get_run_logger
+from prefect.flow_runs import suspend_flow_run
+from prefect.input import RunInput
+from prefect.runtime import flow_run
+from pydantic import Field
+
+from valflow import actions, decisions, runs
+from valflow.errors import DecisionRefused, LabelsVanished
+from valflow.review_page import waiting_markdown
+from valflow.states import State, is_past
+
+
+class ReviewDecision(RunInput):
+    """The form on the suspended run's page."""
+
+    decision: Literal["finalize", "discard"] = Field(
+        ..., description="finalize: the approved labels go through validation into the label field. discard: none does"
+    )
+    reviewer: str = Field(..., min_length=1, description="Your name; it is written into the run's record")
+    note: str | None = Field(None, description="Anything worth keeping with the run")
+    override: str | None = Field(None, description="Why to finalize although evidence is missing")
+    digest: str | None = Field(None, description="Digest of the approval set that you saw; empty takes it as it is now")
+
+
+def is_decided(run: str) -> bool:
+    """Whether the review is over: validated, or discarded."""
+    state = runs.load(run)["state"]
+    return is_past(state, State.VALIDATED) or state == State.DISCARDED.value
+
+
+def ask_for_decision(run: str) -> bool:
+    """Get a decision into the record; False where nobody can be asked here.
+
+    The command line and the App write the record before they resume this flow, so a decision that is
+    there needs no form. One that does not hold reopens the review with its reason.
+    """
+    record = runs.load(run)
+    if record["state"] != State.IN_REVIEW.value:
+        return True
+    if not record["config"]["review"]["required"]:
+        decisions.submit(run, decisions.Decision("finalize", actions.POLICY, note="review not required", via="policy"))
+        return True
+    if flow_run.deployment_id is None:
+        return False
+    answer = _suspend(record)
+    if runs.load(run)["state"] != State.IN_REVIEW.value:
+        return True
+    try:
+        decisions.submit(run, decisions.Decision(**answer.model_dump(), via="prefect"))
+    except (DecisionRefused, LabelsVanished) as refusal:
+        get_run_logger().warning("review: %s", refusal)
+        decisions.reopen(runs.load(run), reason=str(refusal), actor=answer.reviewer)
+    return True
+
+
+def _suspend(record: runs.Record) -> ReviewDecision:
+    # With a key that does not change, a second suspend would return the first answer at once.
+    key = f"review-{flow_run.run_count}-r{record['round']}"
+    runs.update(
+        runs.fence_of(record),
+        {"suspended_in": flow_run.id, "flow_run_id": flow_run.id, "prefect_url": flow_run.ui_url},
+    )
+    form = ReviewDecision.with_initial_data(description=waiting_markdown(runs.load(record["run"])))
+    return suspend_flow_run(wait_for_input=form, key=key, timeout=None)

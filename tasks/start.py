@@ -1,0 +1,83 @@
+"""Start: find or create the run, and hold it while this process works on it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from prefect import get_run_logger
+from prefect.runtime import flow_run
+from prefect.states import Completed, State
+
+from expectations.loader import check_suites
+from tasks.report import emit
+from valflow import runs
+from valflow.config import LabelingConfig, with_absolute_paths
+from valflow.errors import StaleAttempt
+from valflow.opening import Opened, open_run
+from valflow.states import Event
+from valflow.states import State as RunState
+
+HOME = "VALFLOW_HOME"
+
+
+def start(config: LabelingConfig) -> Opened:
+    """Check the configuration and find or create the run it means."""
+    config = with_absolute_paths(config, Path(os.environ.get(HOME) or Path.cwd()))
+    suites = check_suites(config.validation.suites, Path.cwd())
+    opened = open_run(config, flow_run.id, suites)
+    get_run_logger().info(opened.message)
+    return opened
+
+
+def ended_early(opened: Opened) -> State:
+    """The final Prefect state of a start without work: it ended well, and its name says why."""
+    name = {"skipped": "Skipped", "nothing_new": "NothingNew"}[opened.outcome]
+    return Completed(name=name, message=opened.message, data={"outcome": opened.outcome, "run": opened.run})
+
+
+def awaiting_review(run: str) -> State:
+    """The final state of a flow run that cannot suspend, because it is not a deployment's."""
+    message = f"run {run} awaits review; decide it with `valflow finalize {run}`"
+    return Completed(name="AwaitingReview", message=message, data={"outcome": "awaiting_review", "run": run})
+
+
+@contextmanager
+def holding(run: str) -> Iterator[None]:
+    """Say that this process is alive; a stage that raises leaves the run FAILED, to be retried from there."""
+    record = runs.load(run)
+    with runs.heartbeat(runs.fence_of(record)):
+        try:
+            yield
+        except StaleAttempt:
+            raise
+        except Exception as error:
+            _mark_failed(run, record["attempt"], error)
+            raise
+
+
+def _mark_failed(run: str, attempt: int, error: Exception) -> None:
+    record = runs.load(run)
+    if record["attempt"] != attempt or record["state"] not in _CAN_FAIL:
+        return
+    reason = f"{type(error).__name__}: {error}"
+    runs.transition(
+        record,
+        Event.FAIL,
+        actor="system",
+        note=reason[:2000],
+        changes={"failed_from": record["state"], "failed_stage": _STAGE_AFTER[record["state"]], "error": reason[:2000]},
+    )
+    emit("failed", record, {"reason": reason[:500]})
+
+
+_STAGE_AFTER = {
+    RunState.CREATED.value: "infer",
+    RunState.PREDICTED.value: "triage",
+    RunState.REVIEWED.value: "validate",
+    RunState.VALIDATED.value: "finalize",
+    RunState.FINALIZING.value: "finalize",
+}
+_CAN_FAIL = frozenset(_STAGE_AFTER)

@@ -1,0 +1,66 @@
+"""What all tests share: a MongoDB and a Prefect home of their own, and, once per session, a real stack.
+
+The variables must be in place before fiftyone or prefect is imported anywhere, so this happens while pytest
+configures itself, not in a fixture. Nothing here can reach the databases of the user who runs the tests.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from valflow.errors import StackError
+from valflow.mongod import Mongod
+
+if TYPE_CHECKING:
+    pass
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = pytest.StashKey[Path]()
+MONGOD = pytest.StashKey[Mongod]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name in list(os.environ):
+        if name.startswith(("FIFTYONE_", "PREFECT_", "VALFLOW_")):
+            del os.environ[name]
+    folder = config.stash[FOLDER] = Path(tempfile.mkdtemp(prefix="valflow-tests-"))
+    try:
+        mongod = Mongod(folder / "db", cache_gb=0.5)
+        mongod.start()
+    except StackError as error:
+        pytest.exit(f"The tests need a mongod of their own. {error}", returncode=1)
+    config.stash[MONGOD] = mongod
+    os.environ.update(mongod.environment)
+    os.environ.update(
+        {
+            "DO_NOT_TRACK": "1",
+            "FIFTYONE_CONFIG_PATH": str(folder / "fiftyone" / "config.json"),
+            "FIFTYONE_DEFAULT_DATASET_DIR": str(folder / "fiftyone" / "datasets"),
+            "FIFTYONE_DO_NOT_TRACK": "true",
+            "FIFTYONE_SHOW_PROGRESS_BARS": "false",
+            "MPLBACKEND": "Agg",
+            "PREFECT_HOME": str(folder / "prefect"),
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "VALFLOW_HOME": str(folder / "home"),
+        }
+    )
+    (folder / "home").mkdir()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if MONGOD in config.stash:
+        config.stash[MONGOD].stop()
+    if FOLDER in config.stash:
+        shutil.rmtree(config.stash[FOLDER], ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def mongod(request: pytest.FixtureRequest) -> Mongod:
+    """The session's own MongoDB; FiftyOne already uses it."""
+    return request.config.stash[MONGOD]

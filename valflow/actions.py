@@ -1,0 +1,439 @@
+"""What reviewers do with labels: approve, reject, tag, and take it back.
+
+Each action is one bulk update that leaves its number on every label it changed, so that undo is
+"where action == n" and never a list of ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from typing import Any
+
+from bson import ObjectId
+from bson.errors import InvalidId
+from pymongo import ReturnDocument, UpdateOne
+
+from valflow import database, ledger, runs
+from valflow.errors import IllegalTransition, SelectionError
+from valflow.label_types import APPROVED, REJECTED, WORKFLOW_TAGS, label_type_of
+from valflow.ledger import UNDECIDED, Expression, map_labels, state_change, state_restored
+from valflow.states import State
+
+POLICY = "policy"
+# A freeze takes seconds; one older than this belongs to a process that died.
+FREEZE_EXPIRES = timedelta(minutes=5)
+UNDOABLE = ("approve", "reject", "judge", "reset", "tag")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which labels an action means; the conditions are joined by *and*.
+
+    Attributes:
+        classes: only these classes.
+        min_confidence: at least this confidence, in [0, 1]; labels without confidence never match.
+        max_confidence: at most this confidence, in [0, 1].
+        label_ids: exactly these labels.
+        sample_ids: labels on these samples.
+        all: every label of the run; needed when nothing else is given.
+    """
+
+    classes: tuple[str, ...] = ()
+    min_confidence: float | None = None
+    max_confidence: float | None = None
+    label_ids: tuple[str, ...] = ()
+    sample_ids: tuple[str, ...] = ()
+    all: bool = False
+
+    def __post_init__(self) -> None:
+        for bound in (self.min_confidence, self.max_confidence):
+            if bound is not None and not 0.0 <= bound <= 1.0:
+                raise SelectionError(f"a confidence lies between 0 and 1, found {bound}")
+        if not self.all and not self.describe():
+            raise SelectionError(
+                "the selection is empty: choose labels with --class, --min-confidence, --max-confidence, "
+                "--label or --sample, or say --all"
+            )
+        object_ids(self.label_ids, "label")
+        object_ids(self.sample_ids, "sample")
+
+    def describe(self) -> dict[str, Any]:
+        """The conditions that were given, for records and messages."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items() if v not in ((), None, False)}
+
+    def document_query(self) -> dict[str, Any]:
+        """Which ledger documents can hold a selected label."""
+        query: dict[str, Any] = {}
+        if self.sample_ids:
+            query["sample_id"] = {"$in": object_ids(self.sample_ids, "sample")}
+        entry: dict[str, Any] = {}
+        if self.label_ids:
+            entry["_id"] = {"$in": object_ids(self.label_ids, "label")}
+        if self.classes:
+            entry["label"] = {"$in": list(self.classes)}
+        if self.min_confidence is not None or self.max_confidence is not None:
+            low = 0.0 if self.min_confidence is None else self.min_confidence
+            entry["confidence"] = {"$gte": low, "$lte": 1.0 if self.max_confidence is None else self.max_confidence}
+        return {**query, "labels": {"$elemMatch": entry} if entry else {"$exists": True, "$ne": []}}
+
+    def condition(self) -> Expression:
+        """Whether the entry ``$$l`` is selected."""
+        clauses: list[Expression] = []
+        if self.label_ids:
+            clauses.append({"$in": ["$$l._id", object_ids(self.label_ids, "label")]})
+        if self.classes:
+            clauses.append({"$in": ["$$l.label", {"$literal": list(self.classes)}]})
+        if self.min_confidence is not None or self.max_confidence is not None:
+            low = 0.0 if self.min_confidence is None else self.min_confidence
+            clauses.append({"$gte": ["$$l.confidence", low]})
+            clauses.append({"$lte": ["$$l.confidence", 1.0 if self.max_confidence is None else self.max_confidence]})
+        return {"$and": clauses or [True]}
+
+
+@dataclass(frozen=True)
+class ActionResult:
+    """What an action did.
+
+    Attributes:
+        run: key of the run.
+        seq: number of the action; 0 where nothing was recorded.
+        event: approve, reject, tag, judge, reset or undo.
+        changed: number of labels changed.
+        left: selected labels that were left as they are, by reason.
+    """
+
+    run: str
+    seq: int
+    event: str
+    changed: int
+    left: dict[str, int]
+
+
+def object_ids(ids: Sequence[str], what: str) -> list[ObjectId]:
+    """Ids of the command line as ObjectIds.
+
+    Raises:
+        SelectionError: one of them is no id.
+    """
+    try:
+        return [ObjectId(i) for i in ids]
+    except InvalidId:
+        raise SelectionError(f"a {what} id has 24 hexadecimal digits, found {list(ids)[:3]}") from None
+
+
+def approve(run: str, selection: Selection, reviewer: str) -> ActionResult:
+    """Approve the selected labels.
+
+    Rejected labels stay rejected. Labels that fail a check are approved only where named by id: whoever
+    names one has looked at it.
+
+    Raises:
+        SelectionError: nothing that is selected can be approved.
+        IllegalTransition: the run is not in review.
+    """
+    may = {"$eq": ["$$l.state", UNDECIDED]}
+    if not selection.label_ids:
+        may = {"$and": [may, {"$eq": ["$$l.invalid", []]}]}
+    change = {**state_change(APPROVED, 0), "invalid": []}
+    return _decide(run, "approve", selection, reviewer, may, change)
+
+
+def reject(run: str, selection: Selection, reviewer: str) -> ActionResult:
+    """Reject the selected labels, approved ones included.
+
+    Raises:
+        SelectionError: nothing that is selected can be rejected.
+        IllegalTransition: the run is not in review.
+    """
+    return _decide(run, "reject", selection, reviewer, {"$ne": ["$$l.state", REJECTED]}, state_change(REJECTED, 0))
+
+
+def reset(run: str, reviewer: str, classes: Sequence[str] = ()) -> ActionResult:
+    """Put every decided label, or those of some classes, back to undecided; the policy's approvals too.
+
+    Raises:
+        SelectionError: no label of these classes is decided.
+        IllegalTransition: the run is not in review.
+    """
+    selection = Selection(classes=tuple(classes), all=True)
+    return _decide(
+        run, "reset", selection, reviewer, {"$ne": ["$$l.state", UNDECIDED]}, state_change(UNDECIDED, 0)
+    )
+
+
+def undo(run: str, reviewer: str) -> ActionResult:
+    """Take back the last action that a person did and nobody has taken back yet.
+
+    Raises:
+        SelectionError: there is no such action.
+        IllegalTransition: the run is not in review.
+    """
+    record = runs.load(run)
+    last = database.actions().find_one(
+        {"run": record["run"], "event": {"$in": UNDOABLE}, "actor": {"$ne": POLICY}, "undone_by": None},
+        sort=[("seq", -1)],
+    )
+    if last is None:
+        raise SelectionError(
+            f"run {record['run']} has no action of a person left to undo; "
+            "`undo --all` takes back the policy's approvals as well"
+        )
+    record = _begin(record["run"])
+    seq, target = record["action_seq"], last["seq"]
+    record_action(record, "undo", reviewer, {"action": target})
+    changed = ledger.count_labels(record["run"], {"action": target})
+    database.ledger().update_many(
+        {"run": record["run"], "labels.action": target},
+        [map_labels({"$eq": ["$$l.action", target]}, state_restored()), {"$set": {"dirty": True}}],
+    )
+    dataset = _dataset(record)
+    if last["event"] == "tag":
+        changed = _untag(record, dataset, last["selector"]["tag"], target)
+    if last["event"] == "judge":
+        database.audits().update_many(
+            {"run": record["run"]},
+            {"$set": {"items.$[i].verdict": None, "items.$[i].action": None}},
+            array_filters=[{"i.action": target}],
+        )
+    ledger.mirror_tags(record, dataset)
+    database.actions().update_one({"run": record["run"], "seq": target}, {"$set": {"undone_by": seq}})
+    return ActionResult(record["run"], seq, "undo", changed, {})
+
+
+def tag(run: str, name: str, selection: Selection, reviewer: str, note: str | None = None) -> ActionResult:
+    """Tag labels as a problem, and the samples they lie on, so that ``match_tags`` finds them ever after.
+
+    Args:
+        run: key of the run.
+        name: one of the seven problem tags, or a team's own.
+        selection: which labels.
+        reviewer: who says so.
+        note: an observation about these labels; it appears in the report under their classes.
+
+    Raises:
+        SelectionError: no label is selected, or the tag is one of the workflow's own.
+    """
+    if not name.strip() or name in WORKFLOW_TAGS:
+        raise SelectionError(f"expected a problem tag or one of your own, found {name!r}; {', '.join(WORKFLOW_TAGS)} are the workflow's")
+    if not _count(run, selection, {"$ne": ["$$l._id", None]}):
+        raise SelectionError(_nothing_selected(run, selection, "tagged"))
+    record = _begin(run)
+    seq = record["action_seq"]
+    record_action(record, "tag", reviewer, {"tag": name, "note": note, **selection.describe()})
+    if name not in record.get("own_tags", []):
+        database.runs().update_one({"run": run}, {"$addToSet": {"own_tags": name}})
+    dataset = _dataset(record)
+    added = {"tags": {"$concatArrays": ["$$l.tags", [{"tag": {"$literal": name}, "action": seq}]]}}
+    new = {"$not": [{"$in": [{"$literal": name}, "$$l.tags.tag"]}]}
+    database.ledger().update_many(
+        {"run": run, **selection.document_query()},
+        [map_labels({"$and": [selection.condition(), new]}, added)],
+    )
+    _write_problem_tag(record, dataset, name, seq)
+    changed = _tagged(run, seq)
+    return ActionResult(run, seq, "tag", changed, {})
+
+
+def judge_labels(run: str, reviewer: str, wrong: Sequence[ObjectId], unsure: Sequence[ObjectId], audit: Any) -> int:
+    """Act on audit verdicts: wrong labels are rejected, unsure ones go back to the queue. Returns the action."""
+    record = _begin(run)
+    seq = record["action_seq"]
+    record_action(record, "judge", reviewer, {"audit": str(audit), "wrong": len(wrong), "unsure": len(unsure)})
+    updates = []
+    for ids, state in ((list(wrong), REJECTED), (list(unsure), UNDECIDED)):
+        holders = database.ledger().find({"run": run, "labels._id": {"$in": ids}}, {"labels._id": 1}) if ids else []
+        for holder in holders:
+            mine = [e["_id"] for e in holder["labels"] if e["_id"] in ids]
+            stage = map_labels({"$in": ["$$l._id", mine]}, state_change(state, seq))
+            updates.append(UpdateOne({"_id": holder["_id"]}, [stage, {"$set": {"dirty": True}}]))
+    if updates:
+        database.ledger().bulk_write(updates)
+        ledger.mirror_tags(record, _dataset(record))
+    return seq
+
+
+def record_policy_action(run: str, thresholds: dict[str, Any]) -> None:
+    """Write down the policy's own action, number 1; harmless when repeated."""
+    database.actions().update_one(
+        {"run": run, "seq": ledger.POLICY_ACTION},
+        {
+            "$setOnInsert": {
+                "actor": POLICY,
+                "event": "approve",
+                "selector": {"thresholds": thresholds},
+                "time": database.now(),
+                "undone_by": None,
+            }
+        },
+        upsert=True,
+    )
+
+
+def withdraw_failing(run: str, failing: dict[ObjectId, dict[ObjectId, list[str]]]) -> int:
+    """The gate's action: labels that failed validation are marked and wait for a person again."""
+    record = _begin(run)
+    record_action(record, "refuse", POLICY, {"labels": sum(len(v) for v in failing.values())})
+    ledger.mark_invalid(run, failing)
+    for sample_id, labels in failing.items():
+        condition = {"$and": [{"$in": ["$$l._id", list(labels)]}, {"$eq": ["$$l.state", APPROVED]}]}
+        stage = map_labels(condition, state_change(UNDECIDED, record["action_seq"]))
+        database.ledger().update_one({"run": run, "sample_id": sample_id}, [stage, {"$set": {"dirty": True}}])
+    ledger.mirror_tags(record, _dataset(record))
+    return record["action_seq"]
+
+
+def history_of(run: str) -> list[dict[str, Any]]:
+    """All actions of a run, in order."""
+    return list(database.actions().find({"run": run}, {"_id": 0}).sort("seq", 1))
+
+
+def _decide(
+    run: str, event: str, selection: Selection, reviewer: str, may: Expression, change: Expression
+) -> ActionResult:
+    run = runs.load(run)["run"]
+    selected = _count(run, selection, {"$ne": ["$$l._id", None]})
+    if not _count(run, selection, may):
+        raise SelectionError(_nothing_selected(run, selection, {"approve": "approved", "reject": "rejected"}.get(event, event)))
+    record = _begin(run)
+    seq = record["action_seq"]
+    record_action(record, event, reviewer, selection.describe())
+    condition = {"$and": [selection.condition(), may]}
+    database.ledger().update_many(
+        {"run": run, **selection.document_query()},
+        [map_labels(condition, {**change, "action": seq}), {"$set": {"dirty": True}}],
+    )
+    ledger.mirror_tags(record, _dataset(record))
+    changed = ledger.count_labels(run, {"action": seq})
+    left = {"left as they are": selected - changed} if selected > changed else {}
+    return ActionResult(run, seq, event, changed, left)
+
+
+def require_review(record: runs.Record) -> None:
+    """Refuse what only a run in review allows.
+
+    Raises:
+        IllegalTransition: the run is in another state.
+    """
+    if record["state"] != State.IN_REVIEW.value:
+        raise IllegalTransition(
+            f"run {record['run']} is {record['state']}; labels can be decided only while it is {State.IN_REVIEW.value}"
+        )
+
+
+def not_being_confirmed() -> dict[str, Any]:
+    """Condition on a run record: nobody is copying its approval set right now."""
+    return {"$or": [{"freezing": None}, {"freezing.at": {"$lt": database.now() - FREEZE_EXPIRES}}]}
+
+
+def _begin(run: str) -> runs.Record:
+    """Take the next action number; only a run in review, and not just being confirmed, gives one out."""
+    record = database.runs().find_one_and_update(
+        {"run": run, "state": State.IN_REVIEW.value, **not_being_confirmed()},
+        {"$inc": {"action_seq": 1}, "$set": {"updated_at": database.now()}},
+        return_document=ReturnDocument.AFTER,
+    )
+    if record is None:
+        current = runs.load(run)
+        require_review(current)
+        who = (current.get("freezing") or {}).get("by", "somebody")
+        raise IllegalTransition(f"run {run} is being confirmed by {who} just now; look at it again in a moment")
+    return record
+
+
+def record_action(record: runs.Record, event: str, actor: str, selector: dict[str, Any]) -> None:
+    """Write down the action that carries the record's current number."""
+    database.actions().insert_one(
+        {
+            "run": record["run"],
+            "seq": record["action_seq"],
+            "actor": actor,
+            "event": event,
+            "selector": selector,
+            "time": database.now(),
+            "undone_by": None,
+        }
+    )
+
+
+def _count(run: str, selection: Selection, may: Expression) -> int:
+    condition = {"$and": [selection.condition(), may]}
+    return ledger.count_where({"run": run, **selection.document_query()}, condition)
+
+
+def _nothing_selected(run: str, selection: Selection, what: str) -> str:
+    known = {r["label"]: r["total"] for r in ledger.class_table(run)}
+    missing = [c for c in selection.classes if c not in known]
+    if missing:
+        return f"run {run} has no labels of class {', '.join(missing)}; its classes: {', '.join(list(known)[:30])}"
+    return f"no label of run {run} matches {selection.describe()} and can be {what}; nothing was changed"
+
+
+def _dataset(record: runs.Record) -> Any:
+    import fiftyone as fo
+
+    return fo.load_dataset(record["dataset"])
+
+
+def _tagged(run: str, seq: int) -> int:
+    return ledger.count_where({"run": run, "labels.tags.action": seq}, {"$in": [seq, "$$l.tags.action"]})
+
+
+def _write_problem_tag(record: runs.Record, dataset: Any, name: str, seq: int) -> None:
+    """Put the tag of action ``seq`` on the visible labels and on their samples."""
+    path = label_type_of(record).list_path(record["staging_field"])
+    samples = database.samples_of(dataset)
+    updates, had = [], []
+    holders = database.ledger().find(
+        {"run": record["run"], "labels.tags.action": seq}, {"sample_id": 1, "labels._id": 1, "labels.tags": 1}
+    )
+    for holder in holders:
+        ids = [e["_id"] for e in holder["labels"] if any(t["action"] == seq for t in e["tags"])]
+        updates.append(
+            UpdateOne(
+                {"_id": holder["sample_id"]},
+                {
+                    "$addToSet": {"tags": name, f"{path}.$[d].tags": name},
+                    "$currentDate": {"last_modified_at": True},
+                },
+                array_filters=[{"d._id": {"$in": ids}}],
+            )
+        )
+        had.append(holder["sample_id"])
+    if not updates:
+        return
+    # Samples that carried the tag before keep it on undo.
+    before = samples.distinct("_id", {"_id": {"$in": had}, "tags": name})
+    database.ledger().update_many(
+        {"run": record["run"], "labels.tags.action": seq, "sample_id": {"$nin": before}},
+        {"$addToSet": {"sample_tags": {"tag": name, "action": seq}}},
+    )
+    # A sample whose review field is gone cannot take label tags; its own tag still says it.
+    samples.bulk_write(updates, ordered=False)
+    dataset.reload()
+
+
+def _untag(record: runs.Record, dataset: Any, name: str, seq: int) -> int:
+    changed = _tagged(record["run"], seq)
+    path = label_type_of(record).list_path(record["staging_field"])
+    updates = []
+    for holder in database.ledger().find({"run": record["run"], "labels.tags.action": seq}):
+        ids = [e["_id"] for e in holder["labels"] if any(t["action"] == seq for t in e["tags"])]
+        pull: dict[str, Any] = {f"{path}.$[d].tags": name}
+        if {"tag": name, "action": seq} in holder.get("sample_tags", []):
+            pull["tags"] = name
+        updates.append(
+            UpdateOne(
+                {"_id": holder["sample_id"]},
+                {"$pull": pull, "$currentDate": {"last_modified_at": True}},
+                array_filters=[{"d._id": {"$in": ids}}],
+            )
+        )
+    if updates:
+        database.samples_of(dataset).bulk_write(updates, ordered=False)
+    database.ledger().update_many(
+        {"run": record["run"], "labels.tags.action": seq},
+        {"$pull": {"labels.$[].tags": {"action": seq}, "sample_tags": {"action": seq}}},
+    )
+    return changed

@@ -1,0 +1,1 @@
+"""What a random audit proves about the labels that nobody looked at."""

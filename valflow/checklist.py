@@ -1,0 +1,118 @@
+"""The pre-finalization checklist: five questions, each answered by recorded evidence instead of a tick."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from typing import Any
+
+from valflow import actions, audits, ledger, runs
+from valflow.label_types import APPROVED, INVALID, PROBLEM_TAGS, REJECTED
+
+DECIDING = ("approve", "reject", "reset", "judge")
+
+
+def evidence(record: runs.Record, table: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The five items, each with ``item, title, ok, required, evidence``.
+
+    Args:
+        record: the run.
+        table: its class table as of now.
+    """
+    required = record["config"]["review"]["checklist"]
+    answers = {
+        "reviewed": ("Labels were reviewed", *_reviewed(record, table)),
+        "problems": ("Problems were tagged", *_problems(record, table)),
+        "spot_check": ("A random sample of approved labels was judged", *_spot_check(record, table)),
+        "thresholds": ("Thresholds are written down", *_thresholds(record)),
+        "issues": ("Systematic issues were noted per class", *_issues(record, table)),
+    }
+    return [
+        {"item": item, "title": title, "ok": ok, "required": item in required, "evidence": text}
+        for item, (title, ok, text) in answers.items()
+    ]
+
+
+def missing(items: list[dict[str, Any]]) -> list[str]:
+    """What is required and not there, in words."""
+    return [f"{i['title']}: {i['evidence']}" for i in items if i["required"] and not i["ok"]]
+
+
+def reviewer_statistics(run: str) -> dict[str, dict[str, int]]:
+    """Per reviewer, how many labels each kind of action changed that was not taken back."""
+    statistics: dict[str, Counter[str]] = defaultdict(Counter)
+    changed = ledger.labels_by_action(run)
+    for action in actions.history_of(run):
+        if action["actor"] == actions.POLICY or action["undone_by"] is not None:
+            continue
+        if action["event"] == "tag":
+            statistics[action["actor"]]["tagged"] += changed.get(("tag", action["seq"]), 0)
+        elif action["event"] in DECIDING:
+            for state in (APPROVED, REJECTED, ledger.UNDECIDED):
+                count = changed.get((state, action["seq"]), 0)
+                if count:
+                    statistics[action["actor"]][state] += count
+    audit = audits.latest(run)
+    for item in audit["items"] if audit else []:
+        if item["reviewer"]:
+            statistics[item["reviewer"]]["judged"] += 1
+    return {name: dict(counts) for name, counts in statistics.items()}
+
+
+def issue_notes(run: str) -> dict[str, list[str]]:
+    """Notes that reviewers left on problems, per class (``all`` where no class was named)."""
+    notes: dict[str, list[str]] = defaultdict(list)
+    for action in actions.history_of(run):
+        selector = action["selector"]
+        if action["event"] == "tag" and selector.get("note") and action["undone_by"] is None:
+            for label in selector.get("classes") or ["all"]:
+                notes[label].append(f"{selector['note']} ({action['actor']}, {selector['tag']})")
+    return dict(notes)
+
+
+def _reviewed(record: runs.Record, table: list[dict[str, Any]]) -> tuple[bool, str]:
+    undecided = sum(r[ledger.UNDECIDED] for r in table)
+    people = reviewer_statistics(record["run"])
+    by = "; ".join(
+        f"{name}: " + ", ".join(f"{n} {what}" for what, n in counts.items()) for name, counts in people.items()
+    )
+    return undecided == 0, f"{undecided} labels undecided; {by or 'no person has decided a label yet'}"
+
+
+def _problems(record: runs.Record, table: list[dict[str, Any]]) -> tuple[bool, str]:
+    tags = ledger.problem_tag_counts(record["run"])
+    bad = sum(r[REJECTED] + r[INVALID] for r in table)
+    text = ", ".join(f"{n} {tag}" for tag, n in tags.items()) or "no label carries a problem tag"
+    return bool(tags) or bad == 0, f"{text}; {bad} labels rejected or invalid"
+
+
+def _spot_check(record: runs.Record, table: list[dict[str, Any]]) -> tuple[bool, str]:
+    if not sum(r[APPROVED] for r in table):
+        return True, "nothing is approved, so there is nothing to check"
+    audit = audits.latest(record["run"])
+    if audit is None:
+        return False, f"none was drawn; draw one with `valflow audit {record['run']}`"
+    result = audits.summary(audit)
+    if result["upper_bound"] is None:
+        return False, f"{result['judged']} of {result['drawn']} verdicts are there"
+    since = audits.approved_since(record, audit)
+    if since:
+        return False, f"{since} labels were approved after the draw; draw again with `valflow audit {record['run']}`"
+    return True, f"{audits.sentence(result)}, seed {result['seed']}, judged by {', '.join(result['reviewers'])}"
+
+
+def _thresholds(record: runs.Record) -> tuple[bool, str]:
+    thresholds = record["thresholds"]
+    if thresholds["default"] is None:
+        return True, "review_all: no label was approved without a person"
+    special = "".join(f", {label}: {value:g}" for label, value in thresholds["per_class"].items())
+    return True, f"fixed at {thresholds['default']:g}{special}"
+
+
+def _issues(record: runs.Record, table: list[dict[str, Any]]) -> tuple[bool, str]:
+    notes = issue_notes(record["run"])
+    if notes:
+        return True, "; ".join(f"{label}: {' / '.join(texts)}" for label, texts in notes.items())
+    rejected = [f"{r['label']} ({r[REJECTED]} rejected)" for r in table if r[REJECTED]]
+    if not rejected:
+        return True, "no class has rejected labels"
+    return False, f"no note yet on {', '.join(rejected[:10])}; leave one with `valflow tag RUN {PROBLEM_TAGS[0]} --class C --note TEXT`"

@@ -1,0 +1,293 @@
+"""The configuration of a labeling run: one pydantic model, the flow's only parameter."""
+
+from __future__ import annotations
+
+import difflib
+import keyword
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from valflow.errors import ConfigError
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+CHECKLIST_ITEMS = ("reviewed", "problems", "spot_check", "thresholds", "issues")
+ChecklistItem = Literal["reviewed", "problems", "spot_check", "thresholds", "issues"]
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys are refused, so that a typing error cannot pass in silence."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+class TargetConfig(Section):
+    """Which samples are labelled."""
+
+    only: Literal["new", "remaining", "all"] = Field(
+        "new", description="new: not seen by an earlier run into this field; remaining: no final label yet; all"
+    )
+    view: str | None = Field(None, description="Name of a saved view of the dataset")
+    tags: list[str] = Field(default_factory=list, description="Only samples with one of these tags")
+    ids: list[str] = Field(default_factory=list, description="Only these sample ids")
+    limit: int | None = Field(None, ge=1, description="At most this many samples, in the dataset's order")
+
+    @field_validator("ids")
+    @classmethod
+    def _object_ids(cls, ids: list[str]) -> list[str]:
+        bad = [i for i in ids if len(i) != 24 or not all(c in "0123456789abcdef" for c in i.lower())]
+        if bad:
+            raise ValueError(f"expected sample ids of 24 hexadecimal digits, found {bad[:3]}")
+        return ids
+
+
+class PythonModelConfig(Section):
+    """A model of one's own: any ``fiftyone.core.models.Model`` by import path. Importing it runs its code."""
+
+    kind: Literal["python"] = "python"
+    path: str = Field(
+        ..., description="module:Class of a fiftyone.core.models.Model", pattern=r"^[\w.]+:[A-Za-z_]\w*$"
+    )
+    kwargs: dict[str, Any] = Field(default_factory=dict, description="Arguments of the class")
+
+
+class FieldModelConfig(Section):
+    """Predictions that the dataset already holds."""
+
+    kind: Literal["field"] = "field"
+    field: str = Field(..., min_length=1, description="Field of existing predictions")
+
+
+ModelConfig = Annotated[PythonModelConfig | FieldModelConfig, Field(discriminator="kind")]
+
+
+class FixedApproval(Section):
+    """Labels at or above the threshold of their class skip the review."""
+
+    mode: Literal["fixed"] = "fixed"
+    threshold: Share = Field(0.7, description="Least confidence to approve without a person")
+    per_class: dict[str, Share] = Field(default_factory=dict, description="Thresholds of single classes")
+
+
+class ReviewAll(Section):
+    """Every label waits for a person."""
+
+    mode: Literal["review_all"] = "review_all"
+
+
+ApprovalConfig = Annotated[FixedApproval | ReviewAll, Field(discriminator="mode")]
+
+
+class ReviewConfig(Section):
+    """Who decides, and on what evidence."""
+
+    required: bool = Field(True, description="Without review the run decides by policy, once evidence allows it")
+    reviewers: list[str] = Field(default_factory=list, description="Who may decide; empty: anybody with a name")
+    note: str | None = Field(None, description="Shown to the reviewer")
+    checklist: list[ChecklistItem] = Field(
+        default_factory=lambda: ["spot_check"], description="Evidence that finalization demands"
+    )
+
+
+class ValidationConfig(Section):
+    """The Great Expectations gate between review and finalization."""
+
+    suites: list[str] = Field(
+        default_factory=lambda: ["labels", "samples"],
+        description="Shipped suites by name, your own by path",
+    )
+    max_labels_per_sample: int = Field(1000, ge=1, description="Upper bound of labels per sample")
+
+
+class EvaluationConfig(Section):
+    """Comparison with ground truth after finalization."""
+
+    ground_truth: str = Field(..., min_length=1, description="Field of true labels")
+    iou: float = Field(0.5, gt=0.0, le=1.0, description="Least overlap of a match")
+    eval_key: str = Field("val_eval", description="Name of the evaluation in FiftyOne")
+
+    @field_validator("eval_key")
+    @classmethod
+    def _identifier(cls, key: str) -> str:
+        return _check_identifier(key)
+
+
+class ExportConfig(Section):
+    """One export of the finalized labels."""
+
+    format: str = Field(..., description="coco, yolov5, voc, cvat, fiftyone, …")
+    dir: str = Field("exports", description="Folder; the run's key is appended")
+    scope: Literal["run", "field"] = Field("run", description="This run's labels, or the whole label field")
+
+
+class LabelingConfig(Section):
+    """Everything that one labeling run needs to know."""
+
+    dataset: str = Field(..., min_length=1, description="An existing FiftyOne dataset", json_schema_extra={"position": 0})
+    label_field: str = Field(
+        ..., description="New, or created by valflow before (then continued)", json_schema_extra={"position": 1}
+    )
+    model: ModelConfig = Field(..., description="Where predictions come from", json_schema_extra={"position": 2})
+    append: bool = Field(False, description="Add to a label field that valflow did not create")
+    run_key: str | None = Field(None, description="Continue this run; a Python identifier")
+    run_name: str | None = Field(None, max_length=200, description="Readable name")
+    target: TargetConfig = Field(default_factory=TargetConfig, description="Which samples are labelled")
+    classes: list[str] | None = Field(None, min_length=1, description="Keep only these classes")
+    min_confidence: Share = Field(0.15, description="Candidate floor: predictions below it are not kept")
+    batch_size: int = Field(64, ge=1, le=4096, description="Images per call of the model")
+    shard_size: int | None = Field(None, ge=1, description="Samples per shard; empty chooses")
+    max_failed_share: Share = Field(0.05, description="More failed samples than this stop the run before the review")
+    approval: ApprovalConfig = Field(default_factory=FixedApproval, description="Which labels skip the review")
+    review: ReviewConfig = Field(default_factory=ReviewConfig, description="Who decides, on what evidence")
+    validation: ValidationConfig = Field(default_factory=ValidationConfig, description="The quality gate")
+    evaluation: EvaluationConfig | None = Field(None, description="Comparison with ground truth")
+    export: list[ExportConfig] = Field(default_factory=list, description="Exports of the finalized labels")
+    output_dir: str = Field("valflow_runs", description="Folder of reports and run records")
+
+    @field_validator("approval", mode="before")
+    @classmethod
+    def _fixed_by_default(cls, approval: Any) -> Any:
+        # `--set approval.threshold=0.8` alone means the default mode.
+        return {"mode": "fixed", **approval} if isinstance(approval, dict) else approval
+
+    @field_validator("label_field")
+    @classmethod
+    def _plain_field(cls, name: str) -> str:
+        return _check_identifier(name)
+
+    @field_validator("run_key")
+    @classmethod
+    def _identifier(cls, key: str | None) -> str | None:
+        return None if key is None else _check_identifier(key)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> LabelingConfig:
+        if isinstance(self.approval, FixedApproval) and self.classes is not None:
+            unknown = sorted(set(self.approval.per_class) - set(self.classes))
+            if unknown:
+                raise ValueError(f"approval.per_class names {unknown}, which `classes` leaves out: {self.classes}")
+        if isinstance(self.model, FieldModelConfig) and self.model.field == self.label_field:
+            raise ValueError(f"model.field and label_field are both {self.label_field!r}; give the result a field of its own")
+        return self
+
+    @property
+    def staging_field(self) -> str:
+        """Where predictions wait for their review."""
+        return f"{self.label_field}_in_review"
+
+
+def _check_identifier(text: str) -> str:
+    if not text.isidentifier() or keyword.iskeyword(text) or text.startswith("_"):
+        raise ValueError(f"expected a Python identifier (letters, digits, underscores), found {text!r}")
+    return text
+
+
+def config_from_mapping(values: Any, source: str | None = None) -> LabelingConfig:
+    """Build a configuration from plain values.
+
+    Raises:
+        ConfigError: lists every problem, an unknown key with the nearest known one.
+    """
+    if not isinstance(values, dict):
+        raise ConfigError([f"expected a mapping of settings, found {type(values).__name__}"], source)
+    try:
+        return LabelingConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError([_problem(dict(e)) for e in error.errors()], source) from None
+
+
+def load_config(path: str | Path, overrides: list[str] | None = None) -> LabelingConfig:
+    """Read a YAML file; relative folders in it are meant from the file's own folder.
+
+    Args:
+        path: the YAML file.
+        overrides: ``key.sub=value`` settings that win over the file; values are YAML.
+
+    Raises:
+        ConfigError: the file cannot be read, or its content cannot work.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([f"cannot read the configuration {path}: {error}"]) from None
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError([f"not valid YAML: {' '.join(str(error).split())}"], str(path)) from None
+    if values is None:
+        values = {}
+    if isinstance(values, dict):
+        for override in overrides or []:
+            _set(values, override)
+    return with_absolute_paths(config_from_mapping(values, str(path)), path.resolve().parent)
+
+
+def with_absolute_paths(config: LabelingConfig, base: Path) -> LabelingConfig:
+    """The same configuration, every folder and suite file absolute, seen from ``base``."""
+    exports = [e.model_copy(update={"dir": str(base / e.dir)}) for e in config.export]
+    suites = [str(base / s) if _is_suite_path(s) else s for s in config.validation.suites]
+    return config.model_copy(
+        update={
+            "export": exports,
+            "output_dir": str(base / config.output_dir),
+            "validation": config.validation.model_copy(update={"suites": suites}),
+        }
+    )
+
+
+def _is_suite_path(reference: str) -> bool:
+    return "/" in reference or reference.endswith((".yaml", ".yml"))
+
+
+def _set(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError([f"--set expects KEY=VALUE, e.g. approval.threshold=0.8; found {override!r}"])
+    *parents, last = key.split(".")
+    place = values
+    for parent in parents:
+        inner = place.setdefault(parent, {})
+        if not isinstance(inner, dict):
+            raise ConfigError([f"--set {key}: {parent!r} holds {inner!r}, not a section"])
+        place = inner
+    try:
+        place[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError([f"--set {key}: not a YAML value: {' '.join(str(error).split())}"]) from None
+
+
+def _problem(error: dict[str, Any]) -> str:
+    # Tags of the unions (fixed, python, …) are pydantic's, not the user's keys.
+    location = [str(p) for p in error["loc"]]
+    for tag_of in ("model", "approval"):
+        if location[:1] == [tag_of] and len(location) > 2:
+            del location[1]
+    where = ".".join(location) or "configuration"
+    if error["type"] == "extra_forbidden":
+        known = _known_keys(location[:-1])
+        close = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]!r}?" if close else f"known keys here: {', '.join(sorted(known))}"
+        return f"{where}: unknown key; {hint}"
+    if error["type"] == "missing":
+        return f"{where}: required, but missing"
+    if error["type"] == "value_error":
+        return f"{where}: {error['ctx']['error']}"
+    return f"{where}: {error['msg'][0].lower()}{error['msg'][1:]}, found {error.get('input')!r}"
+
+
+def _known_keys(location: list[str]) -> list[str]:
+    sections: dict[str, tuple[type[BaseModel], ...]] = {
+        "": (LabelingConfig,),
+        "target": (TargetConfig,),
+        "model": (PythonModelConfig, FieldModelConfig),
+        "approval": (FixedApproval, ReviewAll),
+        "review": (ReviewConfig,),
+        "validation": (ValidationConfig,),
+        "evaluation": (EvaluationConfig,),
+        "export": (ExportConfig,),
+    }
+    models = sections.get(location[0] if location else "", ())
+    return sorted({name for model in models for name in model.model_fields})

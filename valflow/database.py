@@ -1,0 +1,102 @@
+"""Our collections in the FiftyOne database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from pymongo import ASCENDING, DESCENDING
+from pymongo.errors import PyMongoError
+
+from valflow.errors import DatabaseError
+
+if TYPE_CHECKING:
+    from pymongo.collection import Collection
+    from pymongo.database import Database
+
+# FiftyOne garbage-collects collections named samples.*, frames.*, patches.* and clips.*; these are safe.
+RUNS = "valflow_runs"
+LEDGER = "valflow_ledger"
+ACTIONS = "valflow_actions"
+AUDITS = "valflow_audits"
+
+_indexed: set[tuple[Any, str]] = set()
+
+
+def connection() -> Database[dict[str, Any]]:
+    """FiftyOne's database, with our indexes in place.
+
+    Raises:
+        DatabaseError: the database cannot be reached.
+    """
+    import fiftyone.core.odm as foo
+
+    try:
+        db = foo.get_db_conn()
+        place = (db.client.address, db.name)
+        if place not in _indexed:
+            _create_indexes(db)
+            _indexed.add(place)
+    except (PyMongoError, OSError) as error:
+        raise DatabaseError(
+            f"cannot reach the FiftyOne database: {error}. "
+            "Set FIFTYONE_DATABASE_URI to a running MongoDB, or see `valflow doctor`."
+        ) from error
+    return db
+
+
+def runs() -> Collection[dict[str, Any]]:
+    """One record per labeling run."""
+    return connection()[RUNS]
+
+
+def ledger() -> Collection[dict[str, Any]]:
+    """One document per run and sample: the truth about every label."""
+    return connection()[LEDGER]
+
+
+def actions() -> Collection[dict[str, Any]]:
+    """Who approved, rejected, tagged or took back what, in order."""
+    return connection()[ACTIONS]
+
+
+def audits() -> Collection[dict[str, Any]]:
+    """Random draws and their verdicts."""
+    return connection()[AUDITS]
+
+
+def samples_of(dataset: Any) -> Collection[dict[str, Any]]:
+    """The raw sample documents of a FiftyOne dataset."""
+    return connection()[dataset._sample_collection_name]
+
+
+def now() -> datetime:
+    """The present in UTC, at MongoDB's resolution of a millisecond."""
+    time = datetime.now(UTC)
+    return time.replace(microsecond=time.microsecond // 1000 * 1000)
+
+
+def run_to_end(cursor: Iterable[Any]) -> None:
+    """Run an aggregation that ends in ``$merge``: it does its work when its empty cursor is read."""
+    for _ in cursor:
+        pass
+
+
+def _create_indexes(db: Database[dict[str, Any]]) -> None:
+    db[RUNS].create_index([("run", ASCENDING)], unique=True)
+    # At most one open run per dataset and field: a rule of the database, not a check that can race.
+    db[RUNS].create_index(
+        [("dataset_id", ASCENDING), ("label_field", ASCENDING)],
+        unique=True,
+        partialFilterExpression={"open": True},
+        name="one_open_run",
+    )
+    db[RUNS].create_index(
+        [("flow_run_id", ASCENDING)], unique=True, partialFilterExpression={"flow_run_id": {"$type": "string"}}
+    )
+    db[RUNS].create_index([("created_at", DESCENDING)])
+    db[LEDGER].create_index([("run", ASCENDING), ("sample_id", ASCENDING)], unique=True)
+    db[LEDGER].create_index([("run", ASCENDING), ("shard", ASCENDING), ("status", ASCENDING)])
+    db[ACTIONS].create_index([("run", ASCENDING), ("seq", ASCENDING)], unique=True)
+    db[AUDITS].create_index([("run", ASCENDING), ("drawn_at", DESCENDING)])

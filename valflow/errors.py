@@ -1,0 +1,106 @@
+"""Every error that valflow raises on purpose.
+
+ValflowError
+├── ConfigError          the configuration, or what it points at, cannot work (lists every problem)
+├── RunNotFound          no run of that key
+├── RunBusy              another run of the dataset and field is open, or another process holds this one
+├── IllegalTransition    an event that the run's state does not allow
+├── StaleAttempt         this process was given up for dead and may not write any more
+├── SelectionError       a selection of labels that is empty or names what does not exist
+├── AuditError           a draw or a verdict that cannot be accepted
+├── DecisionRefused      a decision without the evidence, the right or the digest it needs
+├── LabelsVanished       predicted labels are gone from the review field without a recorded rejection
+├── InferenceFailed      too many samples could not be labelled
+├── SuiteError           a validation suite that cannot be loaded
+├── PromotionError       what was written differs from what was announced
+├── EvaluationError      the evaluation cannot be computed or would replace somebody else's
+├── ExportError          the export failed, or differs from the dataset when read back
+├── DatabaseError        the database cannot be reached or used
+└── StackError           a server, worker or other child process did not start or answer
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class ValflowError(Exception):
+    """Base of all errors that carry a readable message for the user."""
+
+
+class ConfigError(ValflowError):
+    """The configuration cannot work; ``problems`` lists every reason, one line each."""
+
+    def __init__(self, problems: Sequence[str], source: str | None = None) -> None:
+        self.problems = list(problems)
+        where = f" in {source}" if source else ""
+        count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
+        super().__init__(f"{count}{where}; nothing was written:\n" + "\n".join(f"  - {p}" for p in self.problems))
+
+
+class RunNotFound(ValflowError):
+    """No run record has the given key."""
+
+
+class RunBusy(ValflowError):
+    """Another run of the same dataset and label field is open; ``run`` is its key."""
+
+    def __init__(self, message: str, run: str) -> None:
+        self.run = run
+        super().__init__(message)
+
+
+class IllegalTransition(ValflowError):
+    """The run's state does not allow this event."""
+
+
+class StaleAttempt(ValflowError):
+    """A newer attempt has taken this run over."""
+
+
+class SelectionError(ValflowError):
+    """A selection of labels is empty, or names something that does not exist."""
+
+
+class AuditError(ValflowError):
+    """A draw or a verdict cannot be accepted."""
+
+
+class DecisionRefused(ValflowError):
+    """A decision was not accepted; ``missing`` names the evidence that is not there."""
+
+    def __init__(self, message: str, missing: Sequence[str] = ()) -> None:
+        self.missing = list(missing)
+        super().__init__(message)
+
+
+class LabelsVanished(ValflowError):
+    """Predicted labels are gone from the review field without a recorded rejection."""
+
+
+class InferenceFailed(ValflowError):
+    """More samples failed than the configuration allows."""
+
+
+class SuiteError(ValflowError):
+    """A validation suite cannot be loaded."""
+
+
+class PromotionError(ValflowError):
+    """Labels written differ from labels announced."""
+
+
+class EvaluationError(ValflowError):
+    """The evaluation cannot be computed, or would replace one that is not ours."""
+
+
+class ExportError(ValflowError):
+    """An export failed, or differs from the dataset when it is read back."""
+
+
+class DatabaseError(ValflowError):
+    """The database cannot be reached or used."""
+
+
+class StackError(ValflowError):
+    """A server, worker or other child process did not start or answer."""

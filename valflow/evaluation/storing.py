@@ -1,0 +1,277 @@
+"""The evaluation as FiftyOne's own: the run, the marks on labels and samples, the results.
+
+What ``dataset.evaluate_detections(..., method="coco", compute_mAP=True)`` leaves behind, written in bulk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from bson import ObjectId
+
+from valflow import database
+from valflow.errors import EvaluationError
+from valflow.evaluation.labels import Images, LabelTable
+from valflow.evaluation.matching import Matches
+from valflow.evaluation.scores import IOU_THRESHOLDS, MAX_PREDICTIONS, RECALLS, Sweep
+from valflow.label_types import DETECTIONS
+
+# Samples whose marks travel to the database at a time.
+_WRITE_BATCH = 1_000
+MARKS = "valflow_marks"
+
+
+def check_key(dataset: Any, label_field: str, ground_truth: str, eval_key: str) -> None:
+    """Make sure that this evaluation may be written under this key.
+
+    Raises:
+        EvaluationError: the key is not usable, or belongs to an evaluation or a field that is not ours.
+    """
+    if not eval_key.isidentifier():
+        raise EvaluationError(
+            f"expected an evaluation key that is a Python identifier, found {eval_key!r}; choose one like 'val_eval'"
+        )
+    if dataset.has_evaluation(eval_key):
+        maker = _maker(dataset, eval_key)
+        if maker is None:
+            raise EvaluationError(
+                f"expected the evaluation key {eval_key!r} to be free or ours, found an evaluation on "
+                f"{dataset.name!r} that valflow did not make; nothing was written. Choose another "
+                f"evaluation.eval_key, or delete it: dataset.delete_evaluation({eval_key!r})"
+            )
+        return
+    paths = [*_sample_fields(eval_key), *_label_fields(label_field, eval_key), *_label_fields(ground_truth, eval_key)]
+    taken = [path for path in paths if dataset.get_field(path) is not None]
+    if taken:
+        raise EvaluationError(
+            f"expected the fields of the evaluation {eval_key!r} to be free, found {', '.join(taken)} on "
+            f"{dataset.name!r}; nothing was written. Choose another evaluation.eval_key"
+        )
+
+
+def claim(dataset: Any, config: Any, eval_key: str) -> Any:
+    """Register the evaluation and declare its fields; an earlier one of ours is removed with its marks.
+
+    Returns:
+        FiftyOne's evaluation method.
+    """
+    if dataset.has_evaluation(eval_key):
+        dataset.delete_evaluation(eval_key)
+    method = config.build()
+    # The run comes first: after a crash it still says that the fields are ours.
+    method.register_run(dataset, eval_key)
+    method.register_samples(dataset, eval_key)
+    return method
+
+
+def coco_config(label_field: str, ground_truth: str, iou: float, run_key: str) -> Any:
+    """FiftyOne's configuration of the evaluation, signed with our run."""
+    from fiftyone.utils.eval.coco import COCOEvaluationConfig
+
+    return COCOEvaluationConfig(
+        label_field,
+        ground_truth,
+        iou=iou,
+        classwise=True,
+        compute_mAP=True,
+        iou_threshs=list(IOU_THRESHOLDS),
+        max_preds=MAX_PREDICTIONS,
+        valflow_run=run_key,
+    )
+
+
+def write_marks(
+    dataset: Any,
+    label_field: str,
+    ground_truth: str,
+    eval_key: str,
+    *,
+    images: Images,
+    predictions: LabelTable,
+    truth: LabelTable,
+    matches: Matches,
+) -> None:
+    """Mark every label tp, fp or fn and count them per sample, server-side, by label id.
+
+    Labels that were added since they were read stay without a mark, labels that were deleted stay deleted.
+    The fields must have been declared.
+    """
+    marks = database.connection()[MARKS]
+    token = ObjectId()
+    update = [
+        {"$match": {"_id.token": token}},
+        {"$set": {"_id": "$_id.sample"}},
+        {
+            "$merge": {
+                "into": dataset._sample_collection_name,
+                "on": "_id",
+                "whenMatched": _mark_stages(label_field, ground_truth, eval_key),
+                "whenNotMatched": "discard",
+            }
+        },
+    ]
+    try:
+        for batch in _mark_batches(token, images, predictions, truth, matches):
+            marks.insert_many(batch, ordered=False)
+            marks.aggregate(update).close()
+            marks.delete_many({"_id.token": token})
+    finally:
+        marks.delete_many({"_id.token": token})
+    dataset.sync_last_modified_at()
+    dataset.reload()
+
+
+def store_results(
+    dataset: Any,
+    method: Any,
+    eval_key: str,
+    *,
+    whole_dataset: bool,
+    predictions: LabelTable,
+    truth: LabelTable,
+    matches: Matches,
+    curves: Sweep,
+) -> None:
+    """Save the results so that ``dataset.load_evaluation_results`` finds them.
+
+    Unless the whole dataset was evaluated, the evaluation's view is "samples that carry its counts": as exact
+    as a list of ids, however many they are.
+    """
+    from fiftyone.utils.eval.coco import COCODetectionResults
+
+    samples = dataset
+    if not whole_dataset:
+        samples = dataset.exists(_sample_fields(eval_key)[0])
+        info = dataset.get_evaluation_info(eval_key)
+        method.save_run_info(samples, info, overwrite=True, cleanup=False)
+    results = COCODetectionResults(
+        samples,
+        method.config,
+        eval_key,
+        list(_match_rows(predictions, truth, matches)),
+        curves.precision,
+        RECALLS,
+        np.array(IOU_THRESHOLDS),
+        curves.classes,
+        recall_sweep=curves.recall,
+        thresholds=curves.confidence,
+        backend=method,
+    )
+    method.save_run_results(samples, eval_key, results)
+    method.add_fields_to_sidebar_group(
+        samples, eval_key, omit_fields=(method.config.pred_field, method.config.gt_field)
+    )
+
+
+def _maker(dataset: Any, eval_key: str) -> str | None:
+    """The run that made an evaluation, None when it is not ours."""
+    try:
+        config = dataset.get_evaluation_info(eval_key).config
+    except ValueError:  # made by a FiftyOne that this one cannot read
+        return None
+    return getattr(config, "valflow_run", None)
+
+
+def _sample_fields(eval_key: str) -> tuple[str, str, str]:
+    return f"{eval_key}_tp", f"{eval_key}_fp", f"{eval_key}_fn"
+
+
+def _label_fields(field: str, eval_key: str) -> tuple[str, ...]:
+    path = DETECTIONS.list_path(field)
+    return f"{path}.{eval_key}", f"{path}.{eval_key}_id", f"{path}.{eval_key}_iou"
+
+
+def _mark_stages(label_field: str, ground_truth: str, eval_key: str) -> list[dict[str, Any]]:
+    """The update of one sample document; ``$$new`` is its document of marks."""
+
+    def marked(field: str, side: str, unmatched: str) -> dict[str, Any]:
+        path = f"${DETECTIONS.list_path(field)}"
+        partner = {"$arrayElemAt": [f"$$new.{side}.partner", "$$i"]}
+        mark = {
+            eval_key: {"$cond": [{"$eq": [partner, ""]}, unmatched, "tp"]},
+            f"{eval_key}_id": partner,
+            f"{eval_key}_iou": {"$arrayElemAt": [f"$$new.{side}.iou", "$$i"]},
+        }
+        label = {
+            "$let": {
+                "vars": {"i": {"$indexOfArray": [f"$$new.{side}.ids", "$$d._id"]}},
+                "in": {"$cond": [{"$lt": ["$$i", 0]}, "$$d", {"$mergeObjects": ["$$d", mark]}]},
+            }
+        }
+        labels = {DETECTIONS.list_name: {"$map": {"input": path, "as": "d", "in": label}}}
+        # A sample without the field keeps being without it.
+        return {"$cond": [{"$isArray": path}, {"$mergeObjects": [f"${field}", labels]}, f"${field}"]}
+
+    counts = {field: f"$$new.{name}" for field, name in zip(_sample_fields(eval_key), ("tp", "fp", "fn"), strict=True)}
+    return [
+        {
+            "$set": {
+                label_field: marked(label_field, "predicted", "fp"),
+                ground_truth: marked(ground_truth, "true", "fn"),
+                "last_modified_at": "$$NOW",
+                **counts,
+            }
+        }
+    ]
+
+
+def _mark_batches(
+    token: ObjectId, images: Images, predictions: LabelTable, truth: LabelTable, matches: Matches
+) -> Iterator[list[dict[str, Any]]]:
+    matched_by = matches.prediction
+    true_iou = np.where(matched_by >= 0, matches.iou[matched_by] if len(matches.iou) else np.nan, np.nan)
+    sides = (
+        _Side(predictions, _partners(matches.truth, truth), matches.iou, len(images)),
+        _Side(truth, _partners(matched_by, predictions), true_iou, len(images)),
+    )
+    hits = np.bincount(predictions.sample[matches.truth >= 0], minlength=len(images))
+    missed = np.bincount(truth.sample[matched_by < 0], minlength=len(images))
+    labels = np.bincount(predictions.sample, minlength=len(images))
+    for start in range(0, len(images), _WRITE_BATCH):
+        yield [
+            {
+                "_id": {"token": token, "sample": images.ids[i]},
+                "predicted": sides[0].of(i),
+                "true": sides[1].of(i),
+                "tp": int(hits[i]),
+                "fp": int(labels[i] - hits[i]),
+                "fn": int(missed[i]),
+            }
+            for i in range(start, min(start + _WRITE_BATCH, len(images)))
+        ]
+
+
+class _Side:
+    """The marks of one label field, cut into samples."""
+
+    def __init__(self, table: LabelTable, partners: list[str], iou: np.ndarray, images: int) -> None:
+        self.ids = list(table.ids)
+        self.partners = partners
+        # FiftyOne stores None, not NaN, where there is no match.
+        self.iou = [None if v != v else v for v in iou.tolist()]
+        self.bounds = np.searchsorted(table.sample, np.arange(images + 1)).tolist()
+
+    def of(self, image: int) -> dict[str, Any]:
+        part = slice(self.bounds[image], self.bounds[image + 1])
+        return {"ids": self.ids[part], "partner": self.partners[part], "iou": self.iou[part]}
+
+
+def _partners(places: np.ndarray, table: LabelTable) -> list[str]:
+    """Id of the matched label as FiftyOne writes it; the empty string where there is none."""
+    ids = table.ids
+    return [str(ids[place]) if place >= 0 else "" for place in places.tolist()]
+
+
+def _match_rows(predictions: LabelTable, truth: LabelTable, matches: Matches) -> Iterator[tuple[Any, ...]]:
+    """FiftyOne's ``(gt_label, pred_label, iou, pred_confidence, gt_id, pred_id)`` for its report."""
+    confidences = [None if v != v else v for v in predictions.confidence.tolist()]
+    rows = zip(predictions.label, predictions.ids, confidences, matches.truth.tolist(), matches.iou.tolist(), strict=True)
+    for label, label_id, confidence, place, iou in rows:
+        if place >= 0:
+            yield truth.label[place], label, iou, confidence, str(truth.ids[place]), str(label_id)
+        else:
+            yield None, label, None, confidence, None, str(label_id)
+    for place in np.flatnonzero(matches.prediction < 0).tolist():
+        yield truth.label[place], None, None, None, str(truth.ids[place]), None

@@ -1,0 +1,78 @@
+"""The folder that a stack serves, and what it leaves there for other commands to find it."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+from valflow.errors import StackError
+
+# own: a MongoDB in the home's folder. default: what FiftyOne uses here without us.
+Database = Literal["own", "default"]
+
+
+def home() -> Path:
+    """The folder of this installation: VALFLOW_HOME, else the current folder."""
+    return Path(os.environ.get("VALFLOW_HOME") or Path.cwd()).expanduser().resolve()
+
+
+def state_folder(home: Path) -> Path:
+    """Where a stack of this home keeps its files."""
+    return home / ".valflow"
+
+
+@dataclass
+class Record:
+    """What ``stack.json`` says about the last stack of a home."""
+
+    token: str = ""
+    pid: int | None = None
+    created: float = 0.0  # start time of that process: a process id alone may belong to somebody else by now
+    is_ready: bool = False
+    database: Database = "default"
+    ports: dict[str, int] = field(default_factory=dict)
+    addresses: dict[str, str] = field(default_factory=dict)  # environment variables for other commands
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process that started the stack lives."""
+        try:
+            return self.pid is not None and psutil.Process(self.pid).create_time() == self.created
+        except psutil.NoSuchProcess:
+            return False
+
+
+def read_record(home: Path) -> Record:
+    """The record of the last stack of this home; an empty one where there was none."""
+    try:
+        values = json.loads((state_folder(home) / "stack.json").read_text(encoding="utf-8"))
+        return Record(**values)
+    except FileNotFoundError:
+        return Record()
+    except (OSError, ValueError, TypeError) as error:
+        path = state_folder(home) / "stack.json"
+        raise StackError(f"cannot read {path}: {error}. Delete it; nothing but ports is lost.") from error
+
+
+def environment(home: Path) -> dict[str, str]:
+    """Variables that lead a process to the stack that runs in ``home``; empty where none runs.
+
+    Holds PREFECT_API_URL, PREFECT_HOME, VALFLOW_HOME, VALFLOW_APP_URL (with an App), and FIFTYONE_DATABASE_URI
+    (with a database of its own). Apply it before fiftyone or prefect is imported.
+    """
+    record = read_record(home)
+    return dict(record.addresses) if record.is_running and record.is_ready else {}
+
+
+def write_record(home: Path, record: Record) -> None:
+    """Replace the record in one step, so that no reader sees half of it."""
+    folder = state_folder(home)
+    folder.mkdir(parents=True, exist_ok=True)
+    draft = folder / "stack.json.draft"
+    draft.write_text(json.dumps(asdict(record), indent=1), encoding="utf-8")
+    draft.replace(folder / "stack.json")

@@ -1,0 +1,299 @@
+"""Inference: which samples, in which shards, by which model; every sample accounted for."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from bson import ObjectId
+from pymongo import UpdateOne
+
+from valflow import database, ledger, runs
+from valflow.config import FieldModelConfig, LabelingConfig, ModelConfig, PythonModelConfig
+from valflow.errors import ConfigError, InferenceFailed
+from valflow.label_types import DETECTIONS, INFERENCE_FAILED, LabelDict, LabelType, candidates, label_type_of
+from valflow.states import Event, State, is_past
+
+MAX_SHARDS = 100
+_READERS = 4
+
+Prediction = list[LabelDict] | Exception
+
+
+def find_targets(dataset: Any, config: LabelingConfig, earlier_runs: Sequence[str]) -> list[ObjectId]:
+    """Ids of the samples that a run would label, in the dataset's order.
+
+    Args:
+        dataset: the FiftyOne dataset.
+        config: ``target`` chooses; ``label_field`` tells what already has labels.
+        earlier_runs: finalized runs into the still existing label field.
+    """
+    target = config.target
+    view = dataset.load_saved_view(target.view) if target.view else dataset.view()
+    if target.ids:
+        view = view.select(target.ids)
+    if target.tags:
+        view = view.match_tags(target.tags)
+    ids = [ObjectId(i) for i in view.values("id")]
+    if target.only == "new":
+        seen = ledger.seen_samples(earlier_runs)
+        ids = [i for i in ids if i not in seen]
+    elif target.only == "remaining" and dataset.has_field(config.label_field):
+        path = f"{DETECTIONS.list_path(config.label_field)}.0"
+        labelled = {d["_id"] for d in database.samples_of(dataset).find({path: {"$exists": True}}, {"_id": 1})}
+        ids = [i for i in ids if i not in labelled]
+    return ids[: target.limit]
+
+
+def choose_shard_size(samples: int, config: LabelingConfig) -> int:
+    """Samples per shard: a few batches, so that a crash costs little, and at most 100 shards per run."""
+    if config.shard_size is not None:
+        return max(config.shard_size, -(-samples // MAX_SHARDS))
+    return max(2 * config.batch_size, -(-samples // MAX_SHARDS), 1)
+
+
+def open_shards(record: runs.Record, dataset: Any, config: LabelingConfig, earlier_runs: Sequence[str]) -> runs.Record:
+    """Freeze the targets of a run and declare its staging field; returns the record with ``target`` filled in."""
+    if record.get("target"):
+        return record
+    fence = runs.fence_of(record)
+    ledger.forget_targets(record["run"])
+    targets = find_targets(dataset, config, earlier_runs)
+    size = choose_shard_size(len(targets), config)
+    shards = ledger.open_targets(record["run"], targets, size)
+    if targets:
+        declare_field(dataset, record["staging_field"], label_type_of(record))
+    runs.update(fence, {"target": {"samples": len(targets), "shards": shards, "shard_size": size}})
+    return runs.load(record["run"])
+
+
+def declare_field(dataset: Any, field: str, label_type: LabelType) -> None:
+    """Declare a label field; a raw write into an undeclared field would make the dataset unreadable."""
+    import fiftyone as fo
+
+    if not dataset.has_field(field):
+        dataset.add_sample_field(field, fo.EmbeddedDocumentField, embedded_doc_type=label_type.fiftyone_class())
+    for attribute in ("label", "bounding_box", "confidence"):
+        # Raw writes do not tell FiftyOne what a label holds; the App needs to know.
+        kind = {"label": fo.StringField, "confidence": fo.FloatField}.get(attribute)
+        path = f"{label_type.list_path(field)}.{attribute}"
+        if kind is not None and dataset.get_field(path) is None:
+            dataset.add_sample_field(path, kind)
+
+
+def infer_shard(run: str, shard: int) -> dict[str, int]:
+    """Predict what is still pending in a shard. Safe to repeat and to overlap with a repetition of itself.
+
+    Returns:
+        Number of samples by outcome.
+    """
+    import fiftyone as fo
+
+    record = runs.load(run)
+    config = LabelingConfig.model_validate(record["config"])
+    waiting = ledger.pending(run, shard)
+    outcomes = {ledger.LABELLED: 0, ledger.EMPTY: 0, ledger.FAILED: 0}
+    if not waiting:
+        return outcomes
+    dataset = fo.load_dataset(record["dataset"])
+    source = prediction_source(config.model, dataset)
+    for start in range(0, len(waiting), config.batch_size):
+        batch = waiting[start : start + config.batch_size]
+        for status, n in _write_batch(record, config, dataset, batch, source(batch)).items():
+            outcomes[status] += n
+    return outcomes
+
+
+def finish_inference(record: runs.Record) -> runs.Record:
+    """Count what became of the samples, and move the run on to PREDICTED.
+
+    Raises:
+        InferenceFailed: more samples failed than ``max_failed_share`` allows.
+    """
+    if is_past(record["state"], State.PREDICTED):
+        return record
+    config = LabelingConfig.model_validate(record["config"])
+    by_status = ledger.status_counts(record["run"])
+    total, failed = sum(by_status.values()), by_status.get(ledger.FAILED, 0)
+    counts = {"samples": total, "failed_samples": failed, "empty_samples": by_status.get(ledger.EMPTY, 0)}
+    failures = _describe_failures(record)
+    runs.update(runs.fence_of(record), {"counts": counts, "failed": failures})
+    if total and failed / total > config.max_failed_share:
+        # Another try must look at them again.
+        database.ledger().update_many(
+            {"run": record["run"], "status": ledger.FAILED}, {"$set": {"status": ledger.PENDING, "reason": None}}
+        )
+        raise InferenceFailed(
+            f"{failed} of {total} samples could not be labelled ({failed / total:.0%}; max_failed_share allows "
+            f"{config.max_failed_share:.0%}). First: {failures[0]['filepath']}: {failures[0]['reason']}. "
+            "Mend the files or the model and run again, or raise max_failed_share"
+        )
+    return runs.transition(record, Event.INFER, actor="system", figures=counts)
+
+
+@functools.lru_cache(maxsize=4)
+def _load_cached(path: str, kwargs_json: str) -> Any:
+    module_name, _, class_name = path.partition(":")
+    return getattr(importlib.import_module(module_name), class_name)(**json.loads(kwargs_json))
+
+
+def load_model(config: PythonModelConfig) -> Any:
+    """Instantiate a model once per process.
+
+    Raises:
+        ConfigError: it does not import, or is no ``fiftyone.core.models.Model``.
+    """
+    from fiftyone.core.models import Model
+
+    try:
+        model = _load_cached(config.path, json.dumps(config.kwargs, sort_keys=True))
+    except Exception as error:  # the user's own code may raise anything; it is passed on with its place
+        raise ConfigError([f"model.path: {config.path} cannot be loaded: {type(error).__name__}: {error}"]) from error
+    if not isinstance(model, Model):
+        raise ConfigError([f"model.path: expected a fiftyone.core.models.Model, {config.path} is {type(model).__name__}"])
+    return model
+
+
+def describe_model(config: ModelConfig) -> dict[str, Any]:
+    """What the run record keeps about the model."""
+    if isinstance(config, FieldModelConfig):
+        return {"kind": "field", "name": config.field, "field": config.field}
+    model = load_model(config)
+    return {
+        "kind": "python",
+        "name": str(getattr(model, "name", None) or config.path.partition(":")[2]),
+        "path": config.path,
+        "kwargs": config.kwargs,
+        "version": getattr(model, "version", None),
+        "weights_digest": getattr(model, "weights_digest", None),
+    }
+
+
+def prediction_classes(config: ModelConfig, dataset: Any) -> list[str]:
+    """Classes that the model can name, or the field holds; empty where a model does not say."""
+    if isinstance(config, FieldModelConfig):
+        return list(dataset.distinct(f"{DETECTIONS.list_path(config.field)}.label"))
+    return [str(c) for c in getattr(load_model(config), "classes", None) or []]
+
+
+def prediction_source(config: ModelConfig, dataset: Any) -> Any:
+    """A function ``sample ids -> one Prediction per id``."""
+    if isinstance(config, FieldModelConfig):
+        return functools.partial(_predictions_of_field, dataset, config.field)
+    return functools.partial(_predictions_of_model, dataset, load_model(config))
+
+
+def _predictions_of_field(dataset: Any, field: str, sample_ids: Sequence[ObjectId]) -> list[Prediction]:
+    path = DETECTIONS.list_path(field)
+    cursor = database.samples_of(dataset).find({"_id": {"$in": list(sample_ids)}}, {path: 1})
+    found = {d["_id"]: (d.get(field) or {}).get(DETECTIONS.list_name) or [] for d in cursor}
+    return [found.get(i, LookupError("the sample was deleted")) for i in sample_ids]
+
+
+def _predictions_of_model(dataset: Any, model: Any, sample_ids: Sequence[ObjectId]) -> list[Prediction]:
+    cursor = database.samples_of(dataset).find({"_id": {"$in": list(sample_ids)}}, {"filepath": 1})
+    paths = {d["_id"]: d["filepath"] for d in cursor}
+    with ThreadPoolExecutor(_READERS) as pool:
+        images = list(pool.map(lambda i: _read_image(paths.get(i)), sample_ids))
+    readable = [i for i, image in enumerate(images) if not isinstance(image, Exception)]
+    predictions: list[Prediction] = [image if isinstance(image, Exception) else [] for image in images]
+    with model:
+        for index, prediction in zip(readable, _predict(model, [images[i] for i in readable]), strict=True):
+            predictions[index] = prediction
+    return predictions
+
+
+def _read_image(path: str | None) -> Any:
+    import fiftyone.utils.image as foui
+
+    if path is None:
+        return LookupError("the sample was deleted")
+    if not os.path.isfile(path):
+        return FileNotFoundError("no such file")
+    try:
+        image = foui.read(path)
+    except Exception as error:  # decoders raise many types; the sample is recorded as failed with this reason
+        return ValueError(f"not a readable image: {error}")
+    return image if image is not None else ValueError("not a readable image")
+
+
+def _predict(model: Any, images: list[Any]) -> Iterator[Prediction]:
+    if not images:
+        return
+    try:
+        results = list(model.predict_all(images))
+        yield from (_raw_labels(r) for r in results)
+        return
+    except Exception:
+        # One bad image must not fail its whole batch: ask again one by one, and blame the right one.
+        pass
+    for image in images:
+        try:
+            yield _raw_labels(model.predict(image))
+        except Exception as error:  # recorded as this sample's failure; too many of them stop the run
+            yield RuntimeError(f"the model failed: {type(error).__name__}: {error}")
+
+
+def _raw_labels(prediction: Any) -> list[LabelDict]:
+    if prediction is None:
+        return []
+    if type(prediction).__name__ != DETECTIONS.field_class:
+        raise TypeError(f"expected fiftyone.Detections, the model returned {type(prediction).__name__}")
+    return [{k: v for k, v in d.to_dict().items() if v is not None} for d in prediction.detections]
+
+
+def _write_batch(
+    record: runs.Record,
+    config: LabelingConfig,
+    dataset: Any,
+    sample_ids: Sequence[ObjectId],
+    predictions: Sequence[Prediction],
+) -> dict[str, int]:
+    label_type, staging = label_type_of(record), record["staging_field"]
+    classes = None if config.classes is None else frozenset(config.classes)
+    outcomes: list[tuple[ObjectId, str, str | None]] = []
+    updates: list[UpdateOne] = []
+    for sample_id, prediction in zip(sample_ids, predictions, strict=True):
+        if isinstance(prediction, Exception):
+            outcomes.append((sample_id, ledger.FAILED, str(prediction)))
+            change: dict[str, Any] = {"$addToSet": {"tags": INFERENCE_FAILED}}
+            updates.append(UpdateOne({"_id": sample_id}, {**change, "$currentDate": {"last_modified_at": True}}))
+            continue
+        labels = candidates(
+            prediction, record["run"], sample_id, min_confidence=config.min_confidence, classes=classes
+        )
+        outcomes.append((sample_id, ledger.LABELLED if labels else ledger.EMPTY, None))
+        if labels:
+            # Only where it is missing: a repetition must not undo what happened since.
+            updates.append(
+                UpdateOne(
+                    {"_id": sample_id, f"{staging}.{label_type.list_name}": {"$exists": False}},
+                    {
+                        "$set": {staging: label_type.empty_field(labels)},
+                        "$currentDate": {"last_modified_at": True},
+                    },
+                )
+            )
+    if updates:
+        database.samples_of(dataset).bulk_write(updates, ordered=False)
+    ledger.account(record["run"], outcomes)
+    return {s: sum(o[1] == s for o in outcomes) for s in (ledger.LABELLED, ledger.EMPTY, ledger.FAILED)}
+
+
+def _describe_failures(record: runs.Record) -> list[dict[str, Any]]:
+    import fiftyone as fo
+
+    failed = ledger.failed_samples(record["run"])
+    if not failed:
+        return []
+    samples = database.samples_of(fo.load_dataset(record["dataset"]))
+    cursor = samples.find({"_id": {"$in": [f["sample_id"] for f in failed]}}, {"filepath": 1})
+    paths = {d["_id"]: d["filepath"] for d in cursor}
+    return [
+        {"sample_id": f["sample_id"], "filepath": paths.get(f["sample_id"]), "reason": f["reason"]} for f in failed
+    ]

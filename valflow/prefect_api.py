@@ -1,0 +1,280 @@
+"""The few calls to Prefect's HTTP API that valflow needs, without importing Prefect (which takes 1.5 s)."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from valflow.config import LabelingConfig
+from valflow.errors import ConfigError, StackError
+
+if TYPE_CHECKING:
+    import httpx
+
+FLOW = "label-dataset"
+DEPLOYMENT = "label-dataset"
+NO_SERVER = "Start one with `valflow up`, or set PREFECT_API_URL to the one that you use"
+
+# Prefect on SQLite answers 503 while another request writes, most of all right after a change of state.
+BUSY = frozenset({429, 502, 503})
+BACK_OFF = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 3.2)  # seconds; 9.5 in all
+
+
+@dataclass(frozen=True)
+class ResumeOutcome:
+    """What Prefect said to a resume.
+
+    ACCEPT: the run goes on. REJECT: the input does not fit the form. ABORT: the run does not wait (any more).
+    """
+
+    status: Literal["ACCEPT", "REJECT", "ABORT"]
+    reason: str | None = None
+
+    @property
+    def is_accepted(self) -> bool:
+        """Whether the run goes on."""
+        return self.status == "ACCEPT"
+
+
+@dataclass(frozen=True)
+class FlowRunState:
+    """Where a Prefect flow run stands; the truth about execution, not about labels."""
+
+    kind: str  # SCHEDULED PENDING RUNNING PAUSED COMPLETED FAILED CRASHED CANCELLED CANCELLING
+    name: str  # finer: Suspended, Late, Resuming, …
+    message: str | None = None
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it waits for a person."""
+        return self.kind == "PAUSED"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it has ended, well or not."""
+        return self.kind in {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+
+
+def api_url() -> str:
+    """Address of the Prefect API: PREFECT_API_URL, else the stack that runs in VALFLOW_HOME.
+
+    Raises:
+        StackError: there is neither.
+    """
+    url = os.environ.get("PREFECT_API_URL")
+    if not url:
+        from valflow import stack
+
+        url = stack.environment(stack.home()).get("PREFECT_API_URL")
+    if not url:
+        raise StackError(f"expected a Prefect server, but none is known here. {NO_SERVER}.")
+    return url.rstrip("/")
+
+
+def ui_url(flow_run_id: str | None = None, api: str | None = None) -> str:
+    """Address of a flow run's page (None: of the whole interface) for a person's browser.
+
+    Raises:
+        StackError: no server is known.
+    """
+    base = os.environ.get("PREFECT_UI_URL") or (api or api_url()).removesuffix("/api")
+    return f"{base.rstrip('/')}/runs/flow-run/{flow_run_id}" if flow_run_id else base
+
+
+def is_reachable(api: str | None = None, timeout: float = 2.0) -> bool:
+    """Whether a Prefect server answers within ``timeout`` seconds; never raises."""
+    import httpx
+
+    try:
+        answer = httpx.get(f"{api or api_url()}/health", timeout=timeout)
+    except (StackError, httpx.HTTPError, httpx.InvalidURL):
+        return False
+    return answer.status_code == 200
+
+
+def server_version(api: str | None = None) -> str:
+    """Version of the Prefect server.
+
+    Raises:
+        StackError: it does not answer.
+    """
+    return str(call("GET", "/admin/version", api=api).json())
+
+
+def trigger(
+    config: LabelingConfig | Mapping[str, Any], *, name: str | None = None, api: str | None = None
+) -> str:
+    """Ask for a run of the deployment, now.
+
+    Args:
+        config: the run's configuration, its folders absolute.
+        name: readable name of the flow run.
+        api: address of the API; None finds it.
+
+    Returns:
+        The flow run's id.
+
+    Raises:
+        StackError: no server answers, or the deployment is not there.
+        ConfigError: Prefect refuses the configuration.
+    """
+    values = config.model_dump(mode="json") if isinstance(config, LabelingConfig) else dict(config)
+    body: dict[str, Any] = {
+        "parameters": {"config": values},
+        # Prefect makes one run per key, so that a repeated request after a 503 cannot start two.
+        "idempotency_key": str(uuid.uuid4()),
+    }
+    if name:
+        body["name"] = name
+    deployment = find_deployment(api=api)
+    answer = call(
+        "POST", f"/deployments/{deployment['id']}/create_flow_run", body, api=api, accept={409, 422}
+    )
+    if answer.status_code >= 400:
+        raise ConfigError([f"the deployment does not take this configuration: {_detail(answer)}"])
+    return str(answer.json()["id"])
+
+
+def find_deployment(flow: str = FLOW, deployment: str = DEPLOYMENT, api: str | None = None) -> dict[str, Any]:
+    """The deployment's record.
+
+    Raises:
+        StackError: no server answers, or the deployment is not there.
+    """
+    answer = call("GET", f"/deployments/name/{flow}/{deployment}", api=api, accept={404})
+    if answer.status_code == 404:
+        raise StackError(
+            f"expected the deployment {flow}/{deployment} on {api or api_url()}, found none. "
+            "`valflow up` makes it; on a server of your own: `prefect deploy --all`."
+        )
+    record: dict[str, Any] = answer.json()
+    return record
+
+
+def resume(flow_run_id: str, run_input: Mapping[str, Any], *, api: str | None = None) -> ResumeOutcome:
+    """Continue a suspended run with the form's values.
+
+    Works with no worker running: the run is then queued. Only the form's JSON schema is checked here.
+
+    Raises:
+        StackError: no server answers, or it does not know the run.
+    """
+    path = f"/flow_runs/{flow_run_id}/resume"
+    answer = call("POST", path, {"run_input": dict(run_input)}, api=api, accept={404, 409, 422})
+    if answer.status_code == 404:
+        raise StackError(f"the Prefect server at {api or api_url()} knows no flow run {flow_run_id}")
+    if answer.status_code >= 400:
+        return ResumeOutcome("ABORT", _detail(answer))
+    # Accepted is 201; refusals come as 200, with the reason inside.
+    body = answer.json()
+    return ResumeOutcome(body["status"], (body.get("details") or {}).get("reason"))
+
+
+def flow_run_state(flow_run_id: str, *, api: str | None = None) -> FlowRunState:
+    """The state of a flow run.
+
+    Raises:
+        StackError: no server answers, or it does not know the run.
+    """
+    answer = call("GET", f"/flow_runs/{flow_run_id}", api=api, accept={404})
+    if answer.status_code == 404:
+        raise StackError(f"the Prefect server at {api or api_url()} knows no flow run {flow_run_id}")
+    state = answer.json().get("state") or {"type": "PENDING", "name": "Pending"}
+    return FlowRunState(state["type"], state["name"], state.get("message"))
+
+
+def wait_for(
+    flow_run_id: str,
+    names: Collection[str] = (),
+    *,
+    timeout: float,
+    poll: float = 0.5,
+    api: str | None = None,
+) -> FlowRunState:
+    """Wait until a flow run has ended, waits for a person, or is in one of the states ``names``.
+
+    Args:
+        flow_run_id: the run.
+        names: names of states, such as Suspended; empty: any final or waiting state.
+        timeout: seconds.
+        poll: seconds between two questions.
+        api: address of the API; None finds it.
+
+    Raises:
+        StackError: it ended in another state than ``names``, or did not get there in time.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        state = flow_run_state(flow_run_id, api=api)
+        if state.name in names or (not names and (state.is_final or state.is_waiting)):
+            return state
+        wanted = " or ".join(names) or "its end"
+        if state.is_final:
+            raise StackError(
+                f"expected flow run {flow_run_id} to reach {wanted}, found {state.name}: {state.message}"
+            )
+        if time.monotonic() > deadline:
+            raise StackError(
+                f"flow run {flow_run_id} did not reach {wanted} within {timeout:.0f} s; it is {state.name}. "
+                "Is a worker running? See `valflow doctor`."
+            )
+        time.sleep(poll)
+
+
+def call(
+    method: str,
+    path: str,
+    body: Any = None,
+    *,
+    api: str | None = None,
+    accept: Collection[int] = (),
+) -> httpx.Response:
+    """One request to the API, repeated with growing pauses while the server says that it is busy.
+
+    Args:
+        method: GET, POST, PATCH or DELETE.
+        path: behind the API's address, with a leading slash.
+        body: sent as JSON.
+        api: address of the API; None finds it.
+        accept: status codes of 400 and above that the caller handles itself.
+
+    Raises:
+        StackError: no server answers, it stays busy, or it refuses.
+    """
+    import httpx
+
+    api = api or api_url()
+    try:
+        with httpx.Client(timeout=15.0, **_credentials()) as client:
+            answer = client.request(method, api + path, json=body)
+            for pause in BACK_OFF:
+                if answer.status_code not in BUSY:
+                    break
+                time.sleep(pause)
+                answer = client.request(method, api + path, json=body)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise StackError(f"no Prefect server answers at {api} ({error}). {NO_SERVER}.") from error
+    if answer.status_code >= 400 and answer.status_code not in accept:
+        raise StackError(f"Prefect at {api} refused {method} {path}: {answer.status_code}, {_detail(answer)}")
+    return answer
+
+
+def _credentials() -> dict[str, Any]:
+    # The two ways that Prefect itself knows: basic authentication of an own server, the key of a hosted one.
+    user, colon, password = os.environ.get("PREFECT_API_AUTH_STRING", "").partition(":")
+    if colon:
+        return {"auth": (user, password)}
+    key = os.environ.get("PREFECT_API_KEY")
+    return {"headers": {"Authorization": f"Bearer {key}"}} if key else {}
+
+
+def _detail(answer: httpx.Response) -> str:
+    try:
+        body = answer.json()
+    except ValueError:
+        return answer.text[:500]
+    return str(body.get("detail", body) if isinstance(body, dict) else body)[:1000]

@@ -1,0 +1,201 @@
+"""Every check of a configuration against the real world, before anything is written."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from valflow import database
+from valflow.config import FieldModelConfig, FixedApproval, LabelingConfig
+from valflow.errors import ConfigError, EvaluationError
+from valflow.inference import prediction_classes
+from valflow.label_types import BY_FIELD_CLASS
+from valflow.promotion import field_identity
+
+Check = Callable[[LabelingConfig, Any], list[str]]
+
+_UNSUPPORTED_MEDIA = {
+    "video": "frame labels live in a collection of their own, which no stage reads",
+    "group": "its samples come in slices, and FiftyOne reads and saves only the active one",
+    "3d": "detections in space have no box in an image",
+    "point-cloud": "detections in space have no box in an image",
+}
+
+
+def check(config: LabelingConfig, more_problems: Sequence[str] = ()) -> Any:
+    """Check a configuration against dataset, model and folders.
+
+    Args:
+        config: what a run would do.
+        more_problems: what other parts found wrong, to be told in the same error.
+
+    Returns:
+        The FiftyOne dataset.
+
+    Raises:
+        ConfigError: lists all problems at once.
+    """
+    import fiftyone as fo
+
+    problems = [*_folder_problems(config), *_export_problems(config), *more_problems]
+    database.connection()
+    if not fo.dataset_exists(config.dataset):
+        raise ConfigError([f"dataset: {_unknown('dataset', config.dataset, fo.list_datasets())}", *problems])
+    dataset = fo.load_dataset(config.dataset)
+    dataset.reload()
+    if dataset.media_type in _UNSUPPORTED_MEDIA:
+        reason = _UNSUPPORTED_MEDIA[dataset.media_type]
+        problems.insert(
+            0, f"dataset: expected images, {config.dataset!r} holds media of type {dataset.media_type!r}: {reason}"
+        )
+        raise ConfigError(problems)
+    for part in (
+        _target_problems,
+        _label_field_problems,
+        _run_key_problems,
+        _model_problems,
+        _ground_truth_problems,
+    ):
+        problems += part(config, dataset)
+    if problems:
+        raise ConfigError(problems)
+    return dataset
+
+
+def field_kind(dataset: Any, name: str) -> str | None:
+    """Name of the FiftyOne class of a label field; None where the field is missing or holds something else."""
+    field = dataset.get_field(name)
+    document_type = getattr(field, "document_type", None)
+    return None if document_type is None else document_type.__name__
+
+
+def _unknown(what: str, name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    listed = ", ".join(list(known)[:20]) or "none"
+    return f"there is no {what} {name!r}" + (f"; did you mean {close[0]!r}?" if close else "") + f" (there are: {listed})"
+
+
+def _label_fields(dataset: Any) -> list[str]:
+    return [n for n in dataset.get_field_schema() if field_kind(dataset, n) in BY_FIELD_CLASS]
+
+
+def _type_problem(key: str, dataset: Any, name: str) -> list[str]:
+    if not dataset.has_field(name):
+        return [f"{key}: {_unknown('label field', name, _label_fields(dataset))}"]
+    kind = field_kind(dataset, name)
+    if kind not in BY_FIELD_CLASS:
+        return [f"{key}: expected a field of {' or '.join(BY_FIELD_CLASS)}, {name!r} holds {kind or type(dataset.get_field(name)).__name__}"]
+    return []
+
+
+def _target_problems(config: LabelingConfig, dataset: Any) -> list[str]:
+    from bson import ObjectId
+
+    target, problems = config.target, []
+    if target.view is not None and not dataset.has_saved_view(target.view):
+        problems.append(f"target.view: {_unknown('saved view', target.view, dataset.list_saved_views())}")
+    if target.tags:
+        known = set(dataset.distinct("tags"))
+        problems += [f"target.tags: {_unknown('sample tag', t, sorted(known))}" for t in target.tags if t not in known]
+    if target.ids:
+        ids = [ObjectId(i) for i in target.ids]
+        found = {d["_id"] for d in database.samples_of(dataset).find({"_id": {"$in": ids}}, {"_id": 1})}
+        lost = [str(i) for i in ids if i not in found]
+        if lost:
+            problems.append(f"target.ids: {len(lost)} of {len(ids)} samples are not in the dataset: {', '.join(lost[:3])}")
+    return problems
+
+
+def _label_field_problems(config: LabelingConfig, dataset: Any) -> list[str]:
+    problems = []
+    name, staging = config.label_field, config.staging_field
+    if dataset.has_field(name):
+        problems += _type_problem("label_field", dataset, name)
+        identity = field_identity(dataset, name)
+        created_by_us = identity is not None and identity["created"]
+        if not problems and not created_by_us and not config.append:
+            problems.append(
+                f"label_field: {name!r} exists and was not created by valflow; "
+                "set `append: true` to add labels to it, or choose another name"
+            )
+    if dataset.has_field(staging) and not database.runs().count_documents(
+        {"dataset_id": str(dataset._doc.id), "staging_field": staging}, limit=1
+    ):
+        problems.append(
+            f"label_field: the review would need the field {staging!r}, which exists already and is not valflow's; "
+            "rename it, or choose another label_field"
+        )
+    return problems
+
+
+def _run_key_problems(config: LabelingConfig, dataset: Any) -> list[str]:
+    if config.run_key is None:
+        return []
+    record = database.runs().find_one({"run": config.run_key}, {"dataset_id": 1, "dataset": 1, "label_field": 1})
+    if record is None or (record["dataset_id"], record["label_field"]) == (str(dataset._doc.id), config.label_field):
+        return []
+    return [f"run_key: {config.run_key!r} is a run into {record['dataset']}.{record['label_field']}; choose another key"]
+
+
+def _model_problems(config: LabelingConfig, dataset: Any) -> list[str]:
+    if isinstance(config.model, FieldModelConfig):
+        problems = _type_problem("model.field", dataset, config.model.field)
+        if problems:
+            return problems
+    try:
+        return _class_problems(config, prediction_classes(config.model, dataset))
+    except ConfigError as error:
+        return error.problems
+
+
+def _class_problems(config: LabelingConfig, known: Sequence[str]) -> list[str]:
+    if not known:
+        return []
+    problems = [f"classes: {_unknown('class', c, known)}" for c in config.classes or [] if c not in known]
+    if isinstance(config.approval, FixedApproval):
+        problems += [
+            f"approval.per_class: {_unknown('class', c, known)}" for c in config.approval.per_class if c not in known
+        ]
+    return problems
+
+
+def _ground_truth_problems(config: LabelingConfig, dataset: Any) -> list[str]:
+    if config.evaluation is None:
+        return []
+    from valflow.evaluation.storing import check_key
+
+    evaluation = config.evaluation
+    problems = _type_problem("evaluation.ground_truth", dataset, evaluation.ground_truth)
+    try:
+        check_key(dataset, config.label_field, evaluation.ground_truth, evaluation.eval_key)
+    except EvaluationError as error:
+        problems.append(f"evaluation.eval_key: {error}")
+    return problems
+
+
+def _folder_problems(config: LabelingConfig) -> list[str]:
+    folders = [("output_dir", config.output_dir), *((f"export.{i}.dir", e.dir) for i, e in enumerate(config.export))]
+    return [f"{key}: {problem}" for key, folder in folders if (problem := unwritable(Path(folder)))]
+
+
+def unwritable(folder: Path) -> str | None:
+    """Why nothing can be written into a folder that may not exist yet, or None."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        return f"expected a folder, {place} is a file"
+    return None if os.access(place, os.W_OK | os.X_OK) else f"no right to write into {place}"
+
+
+def _export_problems(config: LabelingConfig) -> list[str]:
+    from valflow.exporting import FORMATS
+
+    return [
+        f"export.{i}.format: {_unknown('format', e.format, sorted(FORMATS))}"
+        for i, e in enumerate(config.export)
+        if e.format not in FORMATS
+    ]

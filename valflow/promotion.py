@@ -1,0 +1,266 @@
+"""Finalization: the frozen labels become the label field, batch by batch, whatever dies in between.
+
+Every step is harmless when repeated. A run that is FINALIZING is finished by running it again.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from bson import ObjectId
+
+from valflow import database, runs
+from valflow.decisions import digest_of, drop_staging
+from valflow.errors import PromotionError
+from valflow.fingerprints import changed_samples
+from valflow.inference import declare_field
+from valflow.label_types import INFERENCE_FAILED, LabelType, label_type_of
+from valflow.ledger import problem_tag_counts
+from valflow.states import Event, State, is_past
+
+BATCH = 1000
+
+Progress = Callable[[int], object]
+
+
+def promote(record: runs.Record, dataset: Any, progress: Progress | None = None) -> runs.Record:
+    """Move the frozen approved labels of a validated run into its label field.
+
+    Args:
+        record: a run that is VALIDATED, or FINALIZING after a crash.
+        dataset: its FiftyOne dataset.
+        progress: called after each batch with its number of samples.
+
+    Returns:
+        The record, FINALIZED.
+
+    Raises:
+        PromotionError: the frozen labels are not those that were confirmed, or what is written differs
+            from what was announced.
+    """
+    if is_past(record["state"], State.FINALIZED):
+        return record
+    if record["state"] == State.VALIDATED.value:
+        record = runs.transition(record, Event.BEGIN_FINALIZE, actor="system", figures=_announced(record))
+    _check_frozen(record)
+    field_id = _declare_label_field(record, dataset)
+    runs.update(runs.fence_of(record), {"field_id": field_id})
+    targets = _frozen_samples(record)
+    _note_fields_that_exist(record, dataset)
+    for start in range(0, len(targets), BATCH):
+        batch = targets[start : start + BATCH]
+        _promote_batch(record, dataset, batch[0], batch[-1])
+        if progress is not None:
+            progress(len(batch))
+    verification = _verify(record, dataset)
+    drop_staging(record)
+    database.samples_of(dataset).update_many(
+        {"tags": INFERENCE_FAILED, "_id": {"$in": targets}},
+        {"$pull": {"tags": INFERENCE_FAILED}, "$currentDate": {"last_modified_at": True}},
+    )
+    dataset.reload()
+    dataset.sync_last_modified_at()
+    _register(record, dataset)
+    counts = {
+        **record["counts"],
+        "finalized": verification["written"],
+        "discarded": record["counts"]["predicted"] - record["counts"]["approved"],
+    }
+    return runs.transition(
+        record,
+        Event.FINALIZE,
+        actor="system",
+        figures={"announced": verification["announced"], "written": verification["written"]},
+        changes={"verification": verification, "counts": counts, "heartbeat_at": None},
+    )
+
+
+def field_identity(dataset: Any, label_field: str) -> dict[str, Any] | None:
+    """What valflow wrote about a label field when it first used it: ``field_id`` and whether it created it."""
+    field = dataset.get_field(label_field)
+    return None if field is None else (field.info or {}).get("valflow")
+
+
+def finalized_runs_into(dataset: Any, label_field: str) -> list[str]:
+    """Keys of the finalized runs into the label field as it exists now; a deleted field forgets its runs."""
+    identity = field_identity(dataset, label_field)
+    if identity is None:
+        return []
+    cursor = database.runs().find(
+        {"dataset_id": str(dataset._doc.id), "field_id": identity["field_id"], "state": State.FINALIZED.value},
+        {"run": 1},
+    )
+    return [r["run"] for r in cursor]
+
+
+def _announced(record: runs.Record) -> dict[str, Any]:
+    return {k: record["frozen"][k] for k in ("labels", "samples", "digest")}
+
+
+def _check_frozen(record: runs.Record) -> None:
+    digest, labels, _ = digest_of(record["run"], record["frozen"]["token"])
+    if digest != record["frozen"]["digest"]:
+        raise PromotionError(
+            f"the frozen labels of run {record['run']} are not those that {record['decision']['reviewer']} confirmed: "
+            f"expected {record['frozen']['labels']} labels with digest {record['frozen']['digest'][:12]}, found {labels} "
+            f"with {digest[:12]}. Nothing was written; somebody changed the collection {database.LEDGER} by hand"
+        )
+
+
+def _declare_label_field(record: runs.Record, dataset: Any) -> str:
+    import fiftyone as fo
+
+    label_type, name = label_type_of(record), record["label_field"]
+    dataset.reload()
+    created = not dataset.has_field(name)
+    declare_field(dataset, name, label_type)
+    for attribute in ("run", "source"):
+        path = f"{label_type.list_path(name)}.{attribute}"
+        if dataset.get_field(path) is None:
+            dataset.add_sample_field(path, fo.StringField)
+    field = dataset.get_field(name)
+    identity = (field.info or {}).get("valflow")
+    if identity is None:
+        identity = {"field_id": uuid.uuid4().hex, "created": created}
+        field.info = {**(field.info or {}), "valflow": identity}
+        field.save()
+    return identity["field_id"]
+
+
+def _frozen_samples(record: runs.Record) -> list[ObjectId]:
+    cursor = database.ledger().find(
+        {"run": record["run"], "frozen.token": record["frozen"]["token"], "frozen.labels.0": {"$exists": True}},
+        {"_id": 0, "sample_id": 1},
+    )
+    return [d["sample_id"] for d in cursor.sort("sample_id", 1)]
+
+
+def _note_fields_that_exist(record: runs.Record, dataset: Any) -> None:
+    """Remember which samples had the label field before: what undoing the run needs to know."""
+    name = record["label_field"]
+    database.run_to_end(
+        database.samples_of(dataset).aggregate(
+            [
+                {"$match": {f"{record['staging_field']}._cls": {"$exists": True}}},
+                {
+                    "$project": {
+                        "_id": 0,
+                        "run": {"$literal": record["run"]},
+                        "sample_id": "$_id",
+                        "had": {"$eq": [{"$type": f"${name}._cls"}, "string"]},
+                    }
+                },
+                {
+                    "$merge": {
+                        "into": database.LEDGER,
+                        "on": ["run", "sample_id"],
+                        "whenMatched": [{"$set": {"had_field": {"$ifNull": ["$had_field", "$$new.had"]}}}],
+                        "whenNotMatched": "discard",
+                    }
+                },
+            ]
+        )
+    )
+
+
+def _promote_batch(record: runs.Record, dataset: Any, first: ObjectId, last: ObjectId) -> None:
+    label_type: LabelType = label_type_of(record)
+    name, path = record["label_field"], label_type.list_path(record["label_field"])
+    there = {"$ifNull": [f"${path}", []]}
+    new = {
+        "$filter": {
+            "input": "$$new.labels",
+            "as": "d",
+            "cond": {"$not": [{"$in": ["$$d._id", {"$ifNull": [f"${path}._id", []]}]}]},
+        }
+    }
+    merged = {"_cls": {"$literal": label_type.field_class}, label_type.list_name: {"$concatArrays": [there, new]}}
+    database.run_to_end(
+        database.ledger().aggregate(
+            [
+                {
+                    "$match": {
+                        "run": record["run"],
+                        "sample_id": {"$gte": first, "$lte": last},
+                        "frozen.token": record["frozen"]["token"],
+                        "frozen.labels.0": {"$exists": True},
+                    }
+                },
+                {"$project": {"_id": "$sample_id", "labels": "$frozen.labels"}},
+                {
+                    "$merge": {
+                        "into": dataset._sample_collection_name,
+                        "on": "_id",
+                        "whenMatched": [
+                            {"$set": {name: {"$mergeObjects": [f"${name}", merged]}, "last_modified_at": "$$NOW"}},
+                            {"$unset": record["staging_field"]},
+                        ],
+                        "whenNotMatched": "discard",
+                    }
+                },
+            ]
+        )
+    )
+
+
+def _verify(record: runs.Record, dataset: Any) -> dict[str, Any]:
+    """Count what stands in the label field under this run's key, and what else changed meanwhile.
+
+    Raises:
+        PromotionError: the counts differ from those announced.
+    """
+    label_type, name = label_type_of(record), record["label_field"]
+    path = label_type.list_path(name)
+    per_class = {
+        g["_id"]: g["n"]
+        for g in database.samples_of(dataset).aggregate(
+            [
+                {"$match": {f"{path}.run": record["run"]}},
+                {"$project": {"d": f"${path}"}},
+                {"$unwind": "$d"},
+                {"$match": {"d.run": record["run"]}},
+                {"$group": {"_id": "$d.label", "n": {"$sum": 1}}},
+                {"$sort": {"n": -1, "_id": 1}},
+            ]
+        )
+    }
+    written, announced = sum(per_class.values()), record["frozen"]["labels"]
+    samples = database.samples_of(dataset).count_documents({f"{path}.run": record["run"]})
+    if written != announced or samples != record["frozen"]["samples"]:
+        there = set(database.samples_of(dataset).distinct("_id", {f"{path}.run": record["run"]}))
+        missing = [str(i) for i in _frozen_samples(record) if i not in there]
+        raise PromotionError(
+            f"{announced} labels on {record['frozen']['samples']} samples were announced, {written} on {samples} are in "
+            f"{record['dataset']}.{name}"
+            + (f"; samples without them: {', '.join(missing[:5])} (deleted?)" if missing else "")
+            + ". The review field was kept; run the finalization again once the cause is mended"
+        )
+    changed = changed_samples(record, dataset)
+    return {
+        "schema": {name: label_type.field_class},
+        "samples_with_labels": samples,
+        "labels_per_class": per_class,
+        "announced": announced,
+        "written": written,
+        "changed_elsewhere": [str(i) for i in changed[:100]],
+        "changed_elsewhere_count": len(changed),
+    }
+
+
+def _register(record: runs.Record, dataset: Any) -> None:
+    """Leave marks where FiftyOne users look: a custom run, and a saved view per problem tag."""
+    if record["run"] not in dataset.list_runs():
+        config = dataset.init_run(
+            method="valflow",
+            run=record["run"],
+            label_field=record["label_field"],
+            digest=record["frozen"]["digest"],
+            reviewer=record["decision"]["reviewer"],
+        )
+        dataset.register_run(record["run"], config)
+    saved = set(dataset.list_saved_views())
+    for tag in problem_tag_counts(record["run"]):
+        if tag not in saved:
+            dataset.save_view(tag, dataset.match_tags(tag), description=f"Samples that reviewers tagged {tag}")

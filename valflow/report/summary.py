@@ -1,0 +1,167 @@
+"""The top of a report: what became of the run, in one look."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from valflow.report import formats
+from valflow.report.blocks import Code, Headline, Inline, Link, Paragraph, Strong, Text, Tone
+from valflow.states import SHOWN_AS, State
+
+Record = Mapping[str, Any]
+
+_TONES: dict[State, Tone] = {
+    State.FINALIZED: "good",
+    State.FAILED: "bad",
+    State.DISCARDED: "neutral",
+    State.IN_REVIEW: "waiting",
+    State.REVIEWED: "waiting",
+    State.VALIDATED: "waiting",
+}
+
+
+def status_of(record: Record) -> tuple[str, Tone]:
+    """The state in the words of the App, and its tone; a state of a later version is shown as it is."""
+    try:
+        state = State(record["state"])
+    except (KeyError, ValueError):
+        return str(record.get("state", "unknown")), "neutral"
+    return SHOWN_AS[state], _TONES.get(state, "neutral")
+
+
+def subtitle_of(record: Record) -> Text:
+    """Dataset, label field, model, start, and the page of the run in Prefect."""
+    pieces: list[Inline] = ["Dataset ", Code(str(record.get("dataset", formats.NOTHING)))]
+    pieces += [" → label field ", Code(str(record.get("label_field", formats.NOTHING)))]
+    model = model_name(record)
+    if model:
+        pieces += [" · model ", Code(model)]
+    if record.get("created_at"):
+        pieces.append(f" · started {formats.when(record['created_at'])}")
+    if record.get("prefect_url"):
+        pieces += [" · ", Link("run in Prefect", str(record["prefect_url"]))]
+    return pieces
+
+
+def model_name(record: Record) -> str:
+    """What made the predictions."""
+    config = record.get("config") or {}
+    model = record.get("model") or config.get("model") or {}
+    if not isinstance(model, Mapping):
+        return str(model)
+    return str(model.get("name") or model.get("path") or model.get("field") or model.get("kind") or "")
+
+
+def summary_of(record: Record) -> list[Paragraph]:
+    """The outcome in sentences."""
+    state = record.get("state")
+    counts = record.get("counts") or {}
+    decision = record.get("decision") or {}
+    predicted = formats.counted(counts.get("predicted"), "predicted label")
+    field = Code(str(record.get("label_field", "")))
+    who = str(decision.get("reviewer") or "policy")
+    if state == State.FAILED:
+        return [Paragraph(_failure(record), "bad")]
+    if state == State.FINALIZED:
+        verification = record.get("verification") or {}
+        placed = verification.get("samples_with_labels")
+        on = f", on {formats.counted(placed, 'sample')}" if formats.number(placed) is not None else ""
+        finalized = formats.count(counts.get("finalized"))
+        pieces: list[Inline] = [Strong(f"{finalized} of {predicted}"), " are now in ", field, f"{on}. "]
+        pieces.append(f"The decision was made by {who}, {formats.when(decision.get('time'))}.")
+        proven = spot_check_sentence(record)
+        return [Paragraph(pieces), *([Paragraph(f"Spot-check: {proven}.")] if proven else [])]
+    if state == State.DISCARDED:
+        note = f": {decision['note']}" if decision.get("note") else "."
+        return [Paragraph(["The run was discarded by ", who, "; nothing entered ", field, note])]
+    if state == State.IN_REVIEW:
+        return _waiting(record, predicted)
+    words = {
+        State.CREATED: "The model is still at work; nothing has been decided.",
+        State.PREDICTED: "The predictions are there and are being sorted for the review.",
+        State.REVIEWED: f"{who} decided; the labels are frozen and wait for the validation.",
+        State.VALIDATED: "The frozen labels passed the validation and wait to be written.",
+        State.FINALIZING: "The approved labels are being written; repeating the run completes an interrupted write.",
+    }
+    return [Paragraph(words.get(_state(state), "Nothing is known about this state."))]
+
+
+def spot_check_sentence(record: Record) -> str:
+    """``k wrong of n: at most x % wrong (95 %)``, the bound rounded up; empty where nothing is proven."""
+    audit = record.get("audit") or {}
+    if formats.number(audit.get("upper_bound")) is None:
+        return ""
+    return (
+        f"{formats.count(audit.get('wrong'))} wrong of {formats.count(audit.get('judged'))}: "
+        f"at most {formats.percent_at_most(audit['upper_bound'])} wrong ({formats.level(audit.get('confidence'))})"
+    )
+
+
+def headlines_of(record: Record) -> list[Headline]:
+    """At most six figures, those that say most about the run as it stands."""
+    counts = record.get("counts") or {}
+    if not any(formats.number(v) is not None for v in counts.values()):
+        return []
+    predicted = formats.whole(counts.get("predicted"))
+    asides = [("empty_samples", "empty"), ("failed_samples", "failed")]
+    aside = ", ".join(f"{formats.count(counts[k])} {word}" for k, word in asides if formats.whole(counts.get(k)))
+    found = [
+        Headline(formats.count(counts.get("samples")), "samples", aside),
+        Headline(formats.count(counts.get("predicted")), "predicted labels", _per_sample(counts)),
+    ]
+    if record.get("state") == State.FINALIZED:
+        keys = [("finalized", "finalized", "good"), ("discarded", "discarded", "neutral")]
+    else:
+        keys = [("approved", "approved", "good"), ("undecided", "undecided", "waiting"), ("rejected", "rejected", "neutral")]
+    for key, name, tone in keys:
+        if formats.number(counts.get(key)) is not None:
+            share = formats.percent(formats.whole(counts[key]) / predicted) if predicted else ""
+            note = f"{share} of all" if share else ""
+            tone = tone if formats.whole(counts[key]) else "neutral"
+            found.append(Headline(formats.count(counts[key]), name, note, tone))  # type: ignore[arg-type]
+    audit = record.get("audit") or {}
+    if formats.number(audit.get("upper_bound")) is not None:
+        note = f"{formats.count(audit.get('wrong'))} of {formats.count(audit.get('judged'))} drawn, {formats.level(audit.get('confidence'))} sure"
+        found.append(Headline(f"≤ {formats.percent_at_most(audit['upper_bound'])}", "wrong among approved", note))
+    precision = (((record.get("metrics") or {}).get("run") or {}).get("approved") or {}).get("precision")
+    if formats.number(precision) is not None:
+        found.append(Headline(formats.percent(precision), "precision of approved", "against ground truth"))
+    return found[:6]
+
+
+def _state(value: Any) -> State | None:
+    try:
+        return State(value)
+    except ValueError:
+        return None
+
+
+def _failure(record: Record) -> list[Inline]:
+    failures = [h for h in record.get("history") or [] if h.get("to") == State.FAILED]
+    last = failures[-1] if failures else {}
+    stopped = f"The run stopped while it was {last.get('from') or record.get('failed_from') or 'at work'}."
+    why = str(last.get("note") or record.get("error") or "The history below says more.")
+    return [Strong(stopped), " ", why, " It continues where it stopped when it is started again."]
+
+
+def _waiting(record: Record, predicted: str) -> list[Paragraph]:
+    counts = record.get("counts") or {}
+    parts = [
+        f"{formats.count(counts.get('approved'))} approved",
+        f"{formats.count(counts.get('undecided'))} undecided",
+        f"{formats.count(counts.get('rejected'))} rejected",
+    ]
+    pieces: list[Inline] = [Strong(f"{predicted} await a decision"), f": {formats.joined(parts)}. "]
+    pieces += ["Decide with ", Code(f"valflow finalize {record.get('run', '')}"), " or "]
+    pieces += [Code(f"valflow discard {record.get('run', '')}"), "."]
+    found = [Paragraph(pieces)]
+    if formats.whole(record.get("round")) > 1:
+        again = f"Round {record['round']}: the review was opened again; the history below says why."
+        found.append(Paragraph(again, "waiting"))
+    return found
+
+
+def _per_sample(counts: Mapping[str, Any]) -> str:
+    samples = formats.whole(counts.get("samples"))
+    return f"{formats.whole(counts.get('predicted')) / samples:.1f} per sample" if samples else ""

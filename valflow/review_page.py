@@ -1,0 +1,89 @@
+"""The Markdown that a person reads where a run waits: on the Prefect page and at the prompt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from valflow import runs
+from valflow.states import SHOWN_AS, State
+
+MAX_ROWS = 30
+
+
+def class_rows(record: runs.Record) -> list[dict[str, Any]]:
+    """The class table as rows for people."""
+    return [
+        {
+            "class": row["label"],
+            "labels": row["total"],
+            "approved": row["approved"],
+            "undecided": row["undecided"],
+            "rejected": row["rejected"],
+            "invalid": row["invalid"],
+            "mean confidence": "–" if row["mean_confidence"] is None else f"{row['mean_confidence']:.2f}",
+            "threshold": "–" if row["threshold"] is None else f"{row['threshold']:.2f}",
+        }
+        for row in record["class_table"]
+    ]
+
+
+def waiting_markdown(record: runs.Record) -> str:
+    """What waits, why, and what to do; text from data is escaped, because Prefect renders inline HTML."""
+    counts, run = record["counts"], record["run"]
+    parts = [
+        f"## {markdown_text(record['name'])}",
+        f"**{SHOWN_AS[State(record['state'])]}** · dataset `{record['dataset']}` · label field `{record['label_field']}`"
+        f" · round {record['round']}",
+        f"{counts['samples']} samples, **{counts['predicted']} labels**: {counts['approved']} approved by threshold, "
+        f"**{counts['undecided']} wait for a person**, {counts['invalid']} fail a check.",
+    ]
+    last = record["history"][-1]
+    if last["event"] == "reopen":
+        parts.append(f"> **Reopened:** {markdown_text(last['note'])}")
+    note = record["config"]["review"]["note"]
+    if note:
+        parts.append(f"> {markdown_text(note)}")
+    parts.append(markdown_table(class_rows(record)[:MAX_ROWS]))
+    if len(record["class_table"]) > MAX_ROWS:
+        parts.append(f"… and {len(record['class_table']) - MAX_ROWS} more classes.")
+    parts.append(
+        "These figures are from the start of this round. To see the state as of now, approve and check:\n\n"
+        f"```\nvalflow show {run}\nvalflow approve {run} --class NAME --min-confidence 0.5\n"
+        f"valflow audit {run}\nvalflow finalize {run}\n```\n\n"
+        "Approved labels go through validation into the label field; undecided and rejected ones are discarded, "
+        "and kept in the ledger."
+    )
+    return "\n\n".join(parts)
+
+
+def markdown_table(rows: list[dict[str, Any]]) -> str:
+    """Rows as a Markdown table."""
+    if not rows:
+        return "_No labels._"
+    head = list(rows[0])
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines += ["| " + " | ".join(markdown_text(str(row[h])) for h in head) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def markdown_text(text: str) -> str:
+    """Text that cannot become markup, neither Markdown nor HTML."""
+    text = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    for character in "\\`*_[]|#~":
+        text = text.replace(character, "\\" + character)
+    return text
+
+
+def report_markdown(record: runs.Record) -> str:
+    """The end of a run in a few lines, for its Prefect page."""
+    counts, decision = record["counts"], record["decision"] or {}
+    parts = [
+        f"## {markdown_text(record['name'])}: {SHOWN_AS[State(record['state'])]}",
+        f"**{counts.get('finalized', 0)} labels** in `{record['dataset']}.{record['label_field']}`, "
+        f"{counts.get('discarded', 0)} discarded, of {counts.get('predicted', 0)} predicted on {counts['samples']} samples.",
+    ]
+    if decision:
+        parts.append(f"Decided by **{markdown_text(decision['reviewer'])}** ({decision['via']}).")
+    parts.append(markdown_table(class_rows(record)[:MAX_ROWS]))
+    parts += [f"- {markdown_text(name)}: `{path}`" for name, path in sorted(record["artifacts"].items())]
+    return "\n\n".join(parts)

@@ -1,0 +1,462 @@
+"""What a deployed pipeline needs on one machine, as child processes that start and end together.
+
+A *home* is the folder that people work in (VALFLOW_HOME, else the current folder): configurations, suites and
+models of one's own live there and are importable in flow runs. ``<home>/.valflow/`` holds what the stack keeps:
+``stack.json`` (ports and addresses, so that other commands of this home find the stack), ``logs/``, ``prefect/``
+(the server's database) and ``db/`` (the own MongoDB, where one is used).
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import sysconfig
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import get_args
+
+import psutil
+
+from valflow import prefect_api, schedules
+from valflow.errors import StackError
+from valflow.homes import Database, Record, environment, home, read_record, state_folder, write_record
+from valflow.leash import end_processes
+from valflow.mongod import Mongod
+from valflow.processes import Child, free_port, is_port_taken, marked_processes
+
+__all__ = ["Database", "Ports", "Stack", "environment", "home", "up"]
+
+MOST_RESTARTS = 3
+RESTART_WINDOW = 600.0  # seconds
+WORKER_POLL = 2  # seconds between two questions for work; Prefect's own 10 make every step of a demo slow
+
+
+@dataclass(frozen=True)
+class Ports:
+    """TCP ports on 127.0.0.1; None leaves the choice."""
+
+    mongod: int | None = None
+    prefect: int | None = None
+    app: int | None = None
+
+
+STANDARD_PORTS = Ports(prefect=4200, app=5151)
+
+
+class Stack:
+    """MongoDB (where it is our own), Prefect server, worker and FiftyOne App of one home.
+
+    Use it as a context manager, or ``start()`` and ``stop()``. Each child is ``stack.children[name]`` with
+    ``start``, ``stop`` and ``kill``; started again it comes back on the same port and files.
+
+    Args:
+        home: the folder to serve.
+        database: "own" or "default"; None continues what this home used last, except where
+            FIFTYONE_DATABASE_URI is set.
+        app: whether to start the FiftyOne App.
+        ports: must be these; a port that is taken is an error.
+        usual_ports: preferred where ``ports`` says nothing, then the last ones of this home, then any free one.
+        deployments: what the worker serves.
+        env: further variables for all children.
+        say: called with one line per step.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        *,
+        database: Database | None = None,
+        app: bool = True,
+        ports: Ports | None = None,
+        usual_ports: Ports | None = None,
+        deployments: tuple[schedules.Deployment, ...] = (schedules.LABEL_DATASET,),
+        env: Mapping[str, str] | None = None,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.home = home.expanduser().resolve()
+        self.folder = state_folder(self.home)
+        self.logs = self.folder / "logs"
+        self.say = say
+        self.children: dict[str, Child] = {}
+        self.deployment_ids: dict[str, str] = {}
+        self._app = app
+        self._asked_database = database
+        self._asked_ports = ports or Ports()
+        self._usual_ports = usual_ports or Ports()
+        self._deployments = deployments
+        self._extra_env = dict(env or {})
+        self._record = Record()
+
+    # -- addresses
+
+    @property
+    def token(self) -> str:
+        """The mark that all children carry."""
+        return self._record.token
+
+    @property
+    def database(self) -> Database:
+        """Which database the stack uses."""
+        return self._record.database
+
+    @property
+    def api_url(self) -> str:
+        """Address of Prefect's API."""
+        return f"http://127.0.0.1:{self._record.ports['prefect']}/api"
+
+    @property
+    def ui_url(self) -> str:
+        """Address of Prefect's pages."""
+        return self.api_url.removesuffix("/api")
+
+    @property
+    def app_url(self) -> str | None:
+        """Address of the FiftyOne App."""
+        return f"http://127.0.0.1:{self._record.ports['app']}" if self._app else None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """See ``stack.environment``."""
+        return dict(self._record.addresses)
+
+    # -- life
+
+    def start(self) -> Stack:
+        """Start everything and wait until it is healthy; ends what it started when one thing fails.
+
+        Raises:
+            StackError: a stack of this home runs already, a port is taken, or a child does not get healthy.
+        """
+        previous = read_record(self.home)
+        if previous.is_running:
+            where = ", ".join(f"{k}={v}" for k, v in previous.addresses.items() if k.endswith("_URL"))
+            raise StackError(f"a stack of {self.home} runs already (process {previous.pid}): {where}")
+        # Whatever a killed stack left behind holds our ports and files.
+        end_processes(marked_processes(previous.token), grace=10.0)
+        self._begin_record(previous)
+        try:
+            self._start_children()
+        except BaseException:
+            self.stop()
+            raise
+        self._record.is_ready = True
+        self._write_record()
+        return self
+
+    def stop(self) -> None:
+        """End everything that was started, the database last; harmless when repeated."""
+        for group in (("worker", "app"), ("server",), ("mongod",)):
+            members = [self.children[name] for name in group if name in self.children]
+            threads = [threading.Thread(target=child.stop) for child in members]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        if self._record.token:
+            # Flow runs whose worker was killed before.
+            end_processes(marked_processes(self._record.token), grace=5.0)
+            self._record.pid, self._record.is_ready = None, False
+            self._write_record()
+
+    def __enter__(self) -> Stack:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def supervise(self, until: threading.Event, poll: float = 1.0) -> None:
+        """Watch the children and start again what dies, until the event is set.
+
+        Raises:
+            StackError: a child died more than three times within ten minutes, or did not come back.
+        """
+        deaths: dict[str, collections.deque[float]] = collections.defaultdict(collections.deque)
+        while not until.wait(poll):
+            for name, child in self.children.items():
+                if child.is_running:
+                    continue
+                recent = deaths[name]
+                recent.append(time.monotonic())
+                while recent[0] < recent[-1] - RESTART_WINDOW:
+                    recent.popleft()
+                if len(recent) > MOST_RESTARTS:
+                    raise StackError(
+                        f"{name} died {len(recent)} times within {RESTART_WINDOW / 60:.0f} minutes, so it is not "
+                        f"started again; its log is {child.log}"
+                    )
+                self.say(
+                    f"{_now()} {name} ended by itself; starting it again ({len(recent)} of {MOST_RESTARTS})"
+                )
+                child.start()
+                self.say(f"{_now()} {name} is back")
+
+    # -- children
+
+    def _start_children(self) -> None:
+        if self.database == "own":
+            self.children["mongod"] = mongod = self._make_mongod()
+            mongod.start()
+            self._say_started(mongod, mongod.uri)
+        server = self.children["server"] = self._make_server()
+        server.spawn()
+        app = self._make_app() if self._app else None
+        if app is not None:
+            self.children["app"] = app
+            app.spawn()
+        server.wait_until_healthy()
+        self._say_started(server, self.ui_url)
+        schedules.ensure_pool(self.api_url)
+        worker = self.children["worker"] = Worker(self._child_environment(), self)
+        worker.spawn()
+        self._deploy()
+        worker.wait_until_healthy()
+        self._say_started(worker, f"pool {schedules.POOL}, asks every {WORKER_POLL} s")
+        if app is not None:
+            app.wait_until_healthy()
+            self._say_started(app, self.app_url or "")
+
+    def _make_mongod(self) -> Mongod:
+        return Mongod(
+            self.folder / "db",
+            self._record.ports["mongod"],
+            self.logs / "mongod.log",
+            token=self._record.token,
+        )
+
+    def _make_server(self) -> Child:
+        port = self._record.ports["prefect"]
+        command = [
+            sys.executable,
+            "-m",
+            "prefect",
+            "server",
+            "start",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+        ]
+        env = {
+            **self._child_environment(),
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            # The newer pages hide the resume form in a menu, and ask an analytics host from the browser.
+            "PREFECT_SERVER_UI_V2_ENABLED": "false",
+        }
+        return self._child("server", command, lambda: prefect_api.is_reachable(self.api_url), env)
+
+    def _make_app(self) -> Child:
+        port = self._record.ports["app"]
+        command = [
+            sys.executable,
+            "-m",
+            "fiftyone.server.main",
+            "--address",
+            "127.0.0.1",
+            "--port",
+            str(port),
+        ]
+        return self._child(
+            "app", command, lambda: _answers(f"{self.app_url}/fiftyone"), self._child_environment()
+        )
+
+    def _child(
+        self, name: str, command: list[str], is_healthy: Callable[[], bool], env: Mapping[str, str | None]
+    ) -> Child:
+        return Child(
+            name,
+            command,
+            self.logs / f"{name}.log",
+            is_healthy,
+            env=env,
+            token=self._record.token,
+            cwd=self.home,
+        )
+
+    def _deploy(self) -> None:
+        for deployment in self._deployments:
+            env = {**os.environ, **self._child_environment()}
+            done = subprocess.run(
+                [sys.executable, "-m", "valflow.schedules", json.dumps(asdict(deployment))],
+                env={key: value for key, value in env.items() if value is not None},
+                cwd=self.home,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if done.returncode != 0:
+                raise StackError(
+                    f"cannot deploy {deployment.flow}/{deployment.name}: {done.stderr.strip()[-2000:]}"
+                )
+            self.deployment_ids[deployment.name] = done.stdout.split()[-1]
+
+    def _child_environment(self) -> dict[str, str | None]:
+        path = [str(self.home), *_code_folder(), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+        return {
+            "DO_NOT_TRACK": "1",
+            "FIFTYONE_DO_NOT_TRACK": "true",
+            "PYTHONPATH": os.pathsep.join(dict.fromkeys(p for p in path if p)),
+            "PYTHONUNBUFFERED": "1",
+            # A hosted Prefect that the user is logged in to must not be reached from here.
+            "PREFECT_API_KEY": None,
+            "PREFECT_PROFILE": None,
+            "PREFECT_PROFILES_PATH": None,
+            **self._record.addresses,
+            **self._extra_env,
+        }
+
+    def _say_started(self, child: Child, where: str) -> None:
+        self.say(f"{child.name:<8} {where}  ({child.started_in or 0.0:.1f} s)")
+
+    # -- the record
+
+    def _begin_record(self, previous: Record) -> None:
+        wanted = self._asked_database
+        if wanted is None:
+            wanted = "default" if os.environ.get("FIFTYONE_DATABASE_URI") else previous.database
+        if wanted not in get_args(Database):
+            raise StackError(f"expected the database to be one of {get_args(Database)}, found {wanted!r}")
+        names = ["prefect", *(["app"] if self._app else []), *(["mongod"] if wanted == "own" else [])]
+        ports = {}
+        for name in names:
+            first_choices = (getattr(self._usual_ports, name), previous.ports.get(name))
+            ports[name] = _choose_port(name, getattr(self._asked_ports, name), first_choices)
+        me = psutil.Process()
+        self._record = Record(secrets.token_hex(8), me.pid, me.create_time(), False, wanted, ports)
+        self._record.addresses = self._addresses()
+        self._write_record()
+
+    def _addresses(self) -> dict[str, str]:
+        addresses = {
+            "VALFLOW_HOME": str(self.home),
+            "PREFECT_HOME": str(self.folder / "prefect"),
+            "PREFECT_API_URL": self.api_url,
+        }
+        if self.app_url:
+            addresses["VALFLOW_APP_URL"] = self.app_url
+        if self.database == "own":
+            addresses |= Mongod(self.folder / "db", self._record.ports["mongod"]).environment
+        return addresses
+
+    def _write_record(self) -> None:
+        write_record(self.home, self._record)
+
+
+class Worker(Child):
+    """Prefect's process worker of a stack; healthy when the server has heard of *this* start of it."""
+
+    def __init__(self, env: Mapping[str, str | None], stack: Stack) -> None:
+        self._api = stack.api_url
+        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", schedules.POOL]
+        command += ["--type", "process", "--name", "valflow", "--install-policy", "never"]
+        super().__init__(
+            "worker",
+            command,
+            stack.logs / "worker.log",
+            self._has_reported,
+            env={**env, "PREFECT_WORKER_QUERY_SECONDS": str(WORKER_POLL)},
+            token=stack.token,
+            cwd=stack.home,
+        )
+        self._since = datetime.now(UTC)
+
+    def spawn(self) -> None:
+        """Start it without waiting; see ``Child.spawn``."""
+        self._since = datetime.now(UTC)
+        super().spawn()
+
+    def _has_reported(self) -> bool:
+        try:
+            workers = prefect_api.call(
+                "POST", f"/work_pools/{schedules.POOL}/workers/filter", {}, api=self._api
+            ).json()
+        except StackError:
+            return False
+        beats = [
+            w["last_heartbeat_time"] for w in workers if w["name"] == "valflow" and w["last_heartbeat_time"]
+        ]
+        return any(datetime.fromisoformat(beat) >= self._since for beat in beats)
+
+
+def up(
+    folder: Path | None = None,
+    *,
+    app: bool = True,
+    database: Database | None = None,
+    ports: Ports | None = None,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Run a stack until Ctrl-C or SIGTERM, starting again what dies. For a program's main thread.
+
+    Args:
+        folder: the home; None takes VALFLOW_HOME, else the current folder.
+        app: whether to start the FiftyOne App.
+        database: see ``Stack``.
+        ports: must be these; otherwise 4200 for Prefect and 5151 for the App, where they are free.
+        say: called with one line per step.
+
+    Raises:
+        StackError: something did not start, or died too often; everything has ended by then.
+    """
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def interrupt(*_: object) -> None:
+        # A second Ctrl-C must not break off the orderly end, which is bounded anyway.
+        for number in signals:
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    handlers = {number: signal.signal(number, interrupt) for number in signals}
+    try:
+        stack = Stack(
+            folder or home(), app=app, database=database, ports=ports, usual_ports=STANDARD_PORTS, say=say
+        )
+        with stack:
+            say(f"logs     {stack.logs}")
+            say("Stop with Ctrl-C.")
+            stack.supervise(threading.Event())
+    except KeyboardInterrupt:
+        say("stopped")
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _code_folder() -> list[str]:
+    # A clone that is not installed must be importable in the children. site-packages is so already, and named
+    # on PYTHONPATH it would come before the standard library.
+    folder = Path(__file__).resolve().parents[1]
+    return (
+        []
+        if folder in {Path(sysconfig.get_path(k)).resolve() for k in ("purelib", "platlib")}
+        else [str(folder)]
+    )
+
+
+def _choose_port(name: str, asked: int | None, usual: tuple[int | None, ...]) -> int:
+    if asked is not None:
+        if is_port_taken(asked):
+            raise StackError(f"expected port {asked} to be free for {name}, found another program on it")
+        return asked
+    return next((port for port in usual if port and not is_port_taken(port)), None) or free_port()
+
+
+def _answers(url: str) -> bool:
+    import httpx
+
+    try:
+        return httpx.get(url, timeout=2.0).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def _now() -> str:
+    return datetime.now().astimezone().strftime("%H:%M:%S")

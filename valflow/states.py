@@ -1,0 +1,116 @@
+"""The state machine of a labeling run, as one pure table."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from valflow.errors import IllegalTransition
+
+
+class State(StrEnum):
+    """Where a run stands. Past participles, but for the two in which somebody is at work."""
+
+    CREATED = "CREATED"
+    PREDICTED = "PREDICTED"
+    IN_REVIEW = "IN_REVIEW"
+    REVIEWED = "REVIEWED"
+    VALIDATED = "VALIDATED"
+    FINALIZING = "FINALIZING"
+    FINALIZED = "FINALIZED"
+    DISCARDED = "DISCARDED"
+    FAILED = "FAILED"
+
+
+class Event(StrEnum):
+    """What can happen to a run. Imperative verbs."""
+
+    INFER = "infer"
+    TRIAGE = "triage"
+    SUBMIT = "submit"
+    VALIDATE = "validate"
+    REOPEN = "reopen"
+    BEGIN_FINALIZE = "begin_finalize"
+    FINALIZE = "finalize"
+    DISCARD = "discard"
+    FAIL = "fail"
+    RETRY = "retry"
+
+
+TRANSITIONS: dict[tuple[State, Event], State] = {
+    (State.CREATED, Event.INFER): State.PREDICTED,
+    (State.PREDICTED, Event.TRIAGE): State.IN_REVIEW,
+    (State.IN_REVIEW, Event.SUBMIT): State.REVIEWED,
+    (State.IN_REVIEW, Event.REOPEN): State.IN_REVIEW,
+    (State.REVIEWED, Event.VALIDATE): State.VALIDATED,
+    (State.REVIEWED, Event.REOPEN): State.IN_REVIEW,
+    (State.VALIDATED, Event.REOPEN): State.IN_REVIEW,
+    (State.VALIDATED, Event.BEGIN_FINALIZE): State.FINALIZING,
+    (State.FINALIZING, Event.FINALIZE): State.FINALIZED,
+    **{
+        (state, Event.DISCARD): State.DISCARDED
+        for state in (State.CREATED, State.PREDICTED, State.IN_REVIEW, State.REVIEWED, State.VALIDATED, State.FAILED)
+    },
+    **{
+        (state, Event.FAIL): State.FAILED
+        for state in (State.CREATED, State.PREDICTED, State.REVIEWED, State.VALIDATED, State.FINALIZING)
+    },
+}
+
+# Nobody else may label into the same field while a run is in one of these.
+OPEN_STATES = frozenset(State) - {State.FINALIZED, State.DISCARDED}
+
+_ORDER = (
+    State.CREATED,
+    State.PREDICTED,
+    State.IN_REVIEW,
+    State.REVIEWED,
+    State.VALIDATED,
+    State.FINALIZING,
+    State.FINALIZED,
+)
+
+# The words of the guide to this workflow, which people know from the App.
+SHOWN_AS = {
+    State.CREATED: "Generating",
+    State.PREDICTED: "Generating",
+    State.IN_REVIEW: "In Review",
+    State.REVIEWED: "In Review (decided)",
+    State.VALIDATED: "In Review (validated)",
+    State.FINALIZING: "Finalizing",
+    State.FINALIZED: "Approved",
+    State.DISCARDED: "Discarded",
+    State.FAILED: "Error",
+}
+
+
+def advance(state: State | str, event: Event | str, failed_from: State | str | None = None) -> State:
+    """The state after ``event``.
+
+    Args:
+        state: where the run stands.
+        event: what happens.
+        failed_from: the state in which a FAILED run failed, to which a retry returns.
+
+    Raises:
+        IllegalTransition: the state does not allow the event; the message names the ones it allows.
+    """
+    state, event = State(state), Event(event)
+    if state is State.FAILED and event is Event.RETRY and failed_from is not None:
+        return State(failed_from)
+    # Labels may already be in the label field: the only way out is to finish.
+    half_promoted = state is State.FAILED and failed_from == State.FINALIZING
+    following = None if half_promoted else TRANSITIONS.get((state, event))
+    if following is None:
+        allowed = [] if half_promoted else sorted(e.value for s, e in TRANSITIONS if s is state)
+        allowed += [Event.RETRY.value] if state is State.FAILED else []
+        raise IllegalTransition(
+            f"a run that is {state.value} cannot {event.value!r}; "
+            + (f"it allows: {', '.join(allowed)}" if allowed else "it has ended, start a new run")
+        )
+    return following
+
+
+def is_past(state: State | str, milestone: State) -> bool:
+    """Whether a run in ``state`` has already reached ``milestone`` (a FAILED or DISCARDED one has not)."""
+    state = State(state)
+    return state in _ORDER and _ORDER.index(state) >= _ORDER.index(milestone)

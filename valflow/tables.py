@@ -1,0 +1,107 @@
+"""Flat tables of labels and samples: what the validation suites read."""
+
+from __future__ import annotations
+
+import os
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from valflow import database, ledger
+from valflow.boxes import max_iou_with_stronger
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def predicted_table(record: dict[str, Any], dataset: Any) -> pd.DataFrame:
+    """All predictions of a run, one row each, as they would be approved by policy."""
+    return _label_table(record, dataset, "$predicted", predicted=True)
+
+
+def decided_table(record: dict[str, Any], dataset: Any) -> pd.DataFrame:
+    """The frozen approved labels of a run, one row each."""
+    return _label_table(record, dataset, "$frozen.labels", predicted=False)
+
+
+def sample_table(labels: pd.DataFrame) -> pd.DataFrame:
+    """One row per sample that has labels: id, file path, whether the file exists, number of labels."""
+    import pandas as pd
+
+    grouped = labels.groupby("sample_id", sort=False, observed=True)
+    paths = grouped["filepath"].first()
+    return pd.DataFrame(
+        {
+            "sample_id": paths.index.astype("str"),
+            "filepath": paths.to_numpy(),
+            "file_exists": np.array([os.path.isfile(p) for p in paths], dtype=bool),
+            "labels": grouped.size().to_numpy(dtype=np.int64),
+        }
+    )
+
+
+def _label_table(record: dict[str, Any], dataset: Any, path: str, *, predicted: bool) -> pd.DataFrame:
+    import pandas as pd
+
+    columns = {
+        "i": f"{path}._id",
+        "l": f"{path}.label",
+        # A missing confidence would shorten the array: ask per label.
+        "c": {"$map": {"input": path, "as": "d", "in": {"$ifNull": ["$$d.confidence", None]}}},
+        "b": f"{path}.bounding_box",
+    }
+    if not predicted:
+        columns["s"] = f"{path}.source"
+    match: dict[str, Any] = {"run": record["run"], f"{path[1:]}.0": {"$exists": True}}
+    if not predicted:
+        match["frozen.token"] = record["frozen"]["token"]
+    rows = list(
+        database.ledger().aggregate(
+            [{"$match": match}, {"$sort": {"sample_id": 1}}, {"$project": {"_id": 0, "sample_id": 1, **columns}}],
+            allowDiskUse=True,
+        )
+    )
+    sizes = np.array([len(r["i"]) for r in rows], dtype=np.int64)
+    groups = np.repeat(np.arange(len(rows)), sizes)
+    labels = np.array(list(chain.from_iterable(r["l"] for r in rows)), dtype=object)
+    confidence = ledger.confidence_array(list(chain.from_iterable(r["c"] for r in rows)))
+    boxes = np.array(list(chain.from_iterable(r["b"] for r in rows)), dtype=np.float64).reshape(-1, 4)
+    codes = np.unique(labels.astype(str), return_inverse=True)[1] if len(labels) else np.zeros(0, dtype=np.int64)
+    sample_ids = [str(r["sample_id"]) for r in rows]
+    paths = _filepaths(dataset, [r["sample_id"] for r in rows])
+    sources = ["auto"] * len(labels) if predicted else list(chain.from_iterable(r["s"] for r in rows))
+    return pd.DataFrame(
+        {
+            "label_id": pd.array([str(i) for i in chain.from_iterable(r["i"] for r in rows)], dtype="str"),
+            "sample_id": pd.array(sample_ids, dtype="str").take(groups),
+            "filepath": pd.array(paths, dtype="str").take(groups),
+            "label": pd.array(labels, dtype="str"),
+            "confidence": confidence,
+            "x": boxes[:, 0],
+            "y": boxes[:, 1],
+            "w": boxes[:, 2],
+            "h": boxes[:, 3],
+            "x2": boxes[:, 0] + boxes[:, 2],
+            "y2": boxes[:, 1] + boxes[:, 3],
+            "source": pd.array(sources, dtype="str"),
+            "threshold": np.full(len(labels), np.nan) if predicted else _thresholds(record, labels),
+            "duplicate_iou": max_iou_with_stronger(groups, codes, boxes, confidence),
+        }
+    )
+
+
+def _thresholds(record: dict[str, Any], labels: np.ndarray) -> np.ndarray:
+    thresholds = record["thresholds"]
+    default = np.nan if thresholds["default"] is None else thresholds["default"]
+    per_class = thresholds["per_class"]
+    return np.array([per_class.get(label, default) for label in labels], dtype=np.float64)
+
+
+def _filepaths(dataset: Any, sample_ids: list[Any]) -> list[str]:
+    found = {}
+    for start in range(0, len(sample_ids), 10_000):
+        part = sample_ids[start : start + 10_000]
+        for document in database.samples_of(dataset).find({"_id": {"$in": part}}, {"filepath": 1}):
+            found[document["_id"]] = document["filepath"]
+    return [found.get(i, "") for i in sample_ids]

@@ -1,0 +1,67 @@
+"""Triage: from raw predictions to a review in which the easy part is already decided."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+from bson import ObjectId
+
+from valflow import ledger, runs
+from valflow.config import FixedApproval, LabelingConfig
+from valflow.fingerprints import take_fingerprints
+from valflow.states import Event, State, is_past
+
+InvalidLabels = dict[str, list[str]]
+
+
+def thresholds_of(config: LabelingConfig) -> dict[str, Any]:
+    """The thresholds in force, as run records keep them; ``default`` is None where a person sees everything."""
+    if isinstance(config.approval, FixedApproval):
+        return {"default": config.approval.threshold, "per_class": config.approval.per_class}
+    return {"default": None, "per_class": {}}
+
+
+def begin_triage(record: runs.Record, dataset: Any) -> None:
+    """Enter the predictions into the ledger, and remember what everything else looked like."""
+    if not is_past(record["state"], State.IN_REVIEW):
+        ledger.enter_predictions(record, dataset)
+        take_fingerprints(record, dataset)
+
+
+def mark_failing(run: str, failing: InvalidLabels, sample_of: dict[str, str]) -> int:
+    """Mark labels that fail a check; ``failing`` maps label ids to reasons, ``sample_of`` to their samples."""
+    by_sample: dict[ObjectId, dict[ObjectId, list[str]]] = defaultdict(dict)
+    for label, reasons in failing.items():
+        by_sample[ObjectId(sample_of[label])][ObjectId(label)] = reasons
+    ledger.mark_invalid(run, by_sample)
+    return len(failing)
+
+
+def finish_triage(record: runs.Record, dataset: Any) -> runs.Record:
+    """Approve by policy, mirror the tags, and open the review."""
+    if is_past(record["state"], State.IN_REVIEW):
+        return record
+    from valflow.actions import record_policy_action
+
+    config = LabelingConfig.model_validate(record["config"])
+    thresholds = thresholds_of(config)
+    if thresholds["default"] is not None:
+        record_policy_action(record["run"], thresholds)
+        ledger.approve_by_threshold(record["run"], thresholds["default"], thresholds["per_class"])
+    ledger.mirror_tags(record, dataset)
+    table = ledger.class_table(record["run"], thresholds)
+    counts = {**record["counts"], **ledger.label_counts(table)}
+    return runs.transition(
+        record,
+        Event.TRIAGE,
+        actor="policy",
+        figures=ledger.label_counts(table),
+        changes={
+            "counts": counts,
+            "class_table": table,
+            "thresholds": thresholds,
+            "action_seq": ledger.POLICY_ACTION,
+            "review": {"opened_at": runs.database.now()},
+        },
+    )

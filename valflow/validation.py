@@ -1,0 +1,115 @@
+"""What the gate's verdict does to a run."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bson import ObjectId
+
+from valflow import actions, database, decisions, runs
+from valflow.config import LabelingConfig
+from valflow.inference import prediction_classes
+from valflow.states import Event, State
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def suite_parameters(record: runs.Record, dataset: Any) -> dict[str, Any]:
+    """What suites may refer to as ``$PARAMETER``: classes, bounds, and the class mix of the run before."""
+    config = LabelingConfig.model_validate(record["config"])
+    return {
+        "classes": allowed_classes(record, dataset),
+        "max_labels_per_sample": config.validation.max_labels_per_sample,
+        "min_confidence": config.min_confidence,
+        "previous_class_mix": previous_class_mix(record),
+    }
+
+
+def allowed_classes(record: runs.Record, dataset: Any) -> list[str]:
+    """Classes that a label may have: those configured, else what the model and the dataset know.
+
+    A reviewer may correct a label to a class that the dataset's ground truth has and the model has not.
+    """
+    config = LabelingConfig.model_validate(record["config"])
+    if config.classes is not None:
+        return list(config.classes)
+    known = set(prediction_classes(config.model, dataset)) | set(dataset.default_classes or [])
+    if config.evaluation is not None:
+        known |= set(dataset.distinct(f"{config.evaluation.ground_truth}.detections.label"))
+    return sorted(known)
+
+
+def previous_class_mix(record: runs.Record) -> dict[str, float] | None:
+    """Share of each class among the labels of the last finalized run into the same field."""
+    last = database.runs().find_one(
+        {
+            "dataset_id": record["dataset_id"],
+            "label_field": record["label_field"],
+            "state": State.FINALIZED.value,
+            "run": {"$ne": record["run"]},
+        },
+        sort=[("created_at", -1)],
+    )
+    counts = (last or {}).get("verification", {}).get("labels_per_class") or {}
+    total = sum(counts.values())
+    return {label: n / total for label, n in counts.items()} if total else None
+
+
+def conclude(record: runs.Record, result: dict[str, Any], page: str, labels: pd.DataFrame) -> runs.Record:
+    """Keep the result as files, and move the run on to VALIDATED, or back into its review.
+
+    Labels that failed are marked and wait for a person again.
+    """
+    folder = output_folder(record)
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = folder / f"validation-r{record['round']}"
+    stem.with_suffix(".json").write_text(json.dumps(result, indent=2, ensure_ascii=False), encoding="utf-8")
+    stem.with_suffix(".html").write_text(page, encoding="utf-8")
+    failed = [c for c in result["checks"] if not c["success"]]
+    earlier = (record.get("validation") or {}).get("rounds", [])
+    this_round = {
+        "round": record["round"],
+        "passed": result["passed"],
+        "checks": len(result["checks"]),
+        "failed_checks": [c["title"] for c in failed],
+        "failing_labels": len(result["failing_labels"]),
+    }
+    changes = {
+        "validation": {"passed": result["passed"], "checks": result["checks"], "rounds": [*earlier, this_round]},
+        "artifacts": {
+            **record["artifacts"],
+            "validation": str(stem.with_suffix(".html")),
+            "validation_json": str(stem.with_suffix(".json")),
+        },
+    }
+    if result["passed"]:
+        return runs.transition(record, Event.VALIDATE, actor=actions.POLICY, figures=this_round, changes=changes)
+    reason = "validation refused: " + "; ".join(_in_words(c) for c in failed if _blocks(c))
+    record = decisions.reopen(record, reason=reason, changes=changes)
+    actions.withdraw_failing(record["run"], _by_sample(result["failing_labels"], labels))
+    return record
+
+
+def output_folder(record: runs.Record) -> Path:
+    """Where the run's files go."""
+    return Path(record["config"]["output_dir"]) / record["run"]
+
+
+def _blocks(check: dict[str, Any]) -> bool:
+    return check["severity"] == "critical" or bool(check.get("error"))
+
+
+def _in_words(check: dict[str, Any]) -> str:
+    return f"{check['title']} ({check.get('error') or check.get('observed') or check.get('unexpected_count')})"
+
+
+def _by_sample(failing: dict[str, list[str]], labels: pd.DataFrame) -> dict[ObjectId, dict[ObjectId, list[str]]]:
+    grouped: dict[ObjectId, dict[ObjectId, list[str]]] = defaultdict(dict)
+    rows = labels[labels["label_id"].isin(list(failing))]
+    for label, sample in zip(rows["label_id"], rows["sample_id"], strict=True):
+        grouped[ObjectId(sample)][ObjectId(label)] = failing[label]
+    return grouped
