@@ -28,7 +28,10 @@ WIDTH, HEIGHT = 640, 480
 @contextmanager
 def own_database() -> Iterator[Meter]:
     """A mongod on a free port that FiftyOne will use; enter before anything imports fiftyone."""
-    with tempfile.TemporaryDirectory(prefix="valflow-bench-") as folder, Mongod(Path(folder) / "db") as mongod:
+    with (
+        tempfile.TemporaryDirectory(prefix="valflow-bench-") as folder,
+        Mongod(Path(folder) / "db") as mongod,
+    ):
         os.environ.update(mongod.environment)
         os.environ["FIFTYONE_SHOW_PROGRESS_BARS"] = "false"
         os.environ["FIFTYONE_DO_NOT_TRACK"] = "true"
@@ -59,7 +62,9 @@ class Meter:
         yield result
         result.cpu, result.wall = self._cpu() - cpu, time.perf_counter() - wall
 
-    def row(self, name: str, labels: int, measured: Measured, ratio: float | None = None, goal: str = "") -> None:
+    def row(
+        self, name: str, labels: int, measured: Measured, ratio: float | None = None, goal: str = ""
+    ) -> None:
         """Add one line; ``ratio`` is how many times cheaper than the row it is compared with."""
         self.rows.append(
             (
@@ -79,7 +84,10 @@ class Meter:
         widths = [max(len(row[i]) for row in (head, *self.rows)) for i in range(len(head))]
         print(f"\n{title}\n")
         for line in (head, tuple("-" * w for w in widths), *self.rows):
-            cells = (c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
+            cells = (
+                c.ljust(w) if i == 0 else c.rjust(w)
+                for i, (c, w) in enumerate(zip(line, widths, strict=True))
+            )
             print("| " + " | ".join(cells) + " |")
 
     def _cpu(self) -> float:
@@ -118,10 +126,8 @@ def make_scenes(samples: int, labels_per_sample: float = 8, classes: int = 30, s
     return Scenes(samples, sample, label, rng.beta(3, 1.5, total), boxes, sample[there], true_label, moved)
 
 
-def insert(
-    scenes: Scenes, name: str, *, run: str, folder: str = "/nowhere", truth: bool = True
-) -> Any:
-    """A FiftyOne dataset of these scenes, written raw; predictions carry the attributes of finalized labels."""
+def insert(scenes: Scenes, name: str, *, run: str, folder: str = "/nowhere", truth: bool = True) -> Any:
+    """A FiftyOne dataset of these scenes, written raw; predictions look like finalized labels."""
     import fiftyone as fo
 
     dataset = fo.Dataset(name, overwrite=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import os
 import re
+import warnings
 from types import ModuleType
 from typing import Any
 
@@ -14,12 +16,15 @@ from valflow.errors import SuiteError
 _IMPORT_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
+@functools.cache
 def great_expectations() -> ModuleType:
     """The library, with our own classes registered; the first call takes seconds."""
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")  # a labeling run reports to nobody
-    import great_expectations as gx
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # it imports sre_constants
+        import great_expectations as gx
 
-    import expectations.custom  # noqa: F401  registers its classes
+        import expectations.custom  # noqa: F401  registers its classes
 
     return gx
 
@@ -39,9 +44,7 @@ def expectation_class(type_name: Any) -> type[Any]:
         return known[type_name]
     close = difflib.get_close_matches(_snake(type_name), known, n=1, cutoff=0.6)
     hint = f"did you mean {close[0]!r}?" if close else "see the gallery of Great Expectations"
-    raise SuiteError(
-        f"unknown expectation type {type_name!r}; {hint} A class of your own is named module:Class"
-    )
+    raise SuiteError(f"unknown expectation type {type_name!r}; {hint}; a class of your own is `module:Class`")
 
 
 def known_classes() -> dict[str, type[Any]]:
@@ -77,15 +80,15 @@ def check_registered(expectation: type[Any], type_name: str) -> None:
     winner = get_expectation_impl(expectation.expectation_type)
     if winner is not expectation:
         raise SuiteError(
-            f"{type_name}: another class of that name, {winner.__module__}:{winner.__name__}, is loaded too, and "
-            "Great Expectations keeps only one of a name; rename one of them"
+            f"{type_name}: another class of that name is loaded too, {winner.__module__}:{winner.__name__}, "
+            "and Great Expectations keeps only one of a name; rename one of them"
         )
 
 
 def _imported_class(path: str) -> type[Any]:
     if not _IMPORT_PATH.fullmatch(path):
         raise SuiteError(f"expected `type: my_package.my_module:ExpectSomething`; found {path!r}")
-    shipped = set(known_classes())
+    shipped = known_classes()  # before the import, which would replace a class of the same name
     module_name, class_name = path.split(":")
     try:
         module = importlib.import_module(module_name)
@@ -97,25 +100,16 @@ def _imported_class(path: str) -> type[Any]:
     found = getattr(module, class_name, None)
     if found is None:
         close = difflib.get_close_matches(class_name, dir(module), n=1, cutoff=0.5)
-        hint = (
-            f"did you mean {close[0]!r}?"
-            if close
-            else f"looked in {getattr(module, '__file__', module_name)}"
-        )
+        hint = f"did you mean {close[0]!r}?" if close else f"looked in {module.__file__}"
         raise SuiteError(f"module {module_name!r} has no {class_name!r}; {hint}")
     from great_expectations.expectations.expectation import Expectation
 
     if not isinstance(found, type) or not issubclass(found, Expectation):
         raise SuiteError(f"{path}: expected a subclass of Great Expectations' Expectation; found {found!r}")
     if found.is_abstract():
-        raise SuiteError(
-            f"{path}: an abstract class; expected one that can run (map_metric or _validate is missing)"
-        )
-    if _snake(found.__name__) in shipped and not found.__module__.startswith("great_expectations."):
-        if found.__module__ != "expectations.custom":
-            raise SuiteError(
-                f"{path}: Great Expectations has a class of that name already; give yours another"
-            )
+        raise SuiteError(f"{path}: an abstract class; expected one with a map_metric or _validate of its own")
+    if shipped.get(found.expectation_type, found) is not found:
+        raise SuiteError(f"{path}: a shipped class has that name already; give yours another")
     check_registered(found, path)
     return found
 

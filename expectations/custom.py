@@ -1,20 +1,22 @@
 """Expectations that Great Expectations does not have.
 
-Importing this module registers them, as ``expect_boxes_to_lie_inside_image`` for example. It costs the import of
-great_expectations (seconds), so import it inside functions. A class of your own works the same way: put it into a
-module that can be imported and name it in a suite as ``type: "my_package.my_module:ExpectSomething"``.
+Importing this module registers them, as ``expect_boxes_to_lie_inside_image`` for example. It costs the import
+of great_expectations (seconds), so import it inside functions. A class of your own works the same way: put it
+into a module that can be imported and name it in a suite as ``type: "my_package.my_module:ExpectSomething"``.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pandas as pd
-from great_expectations.execution_engine import PandasExecutionEngine
+from great_expectations.execution_engine.pandas_execution_engine import PandasExecutionEngine
 from great_expectations.expectations.expectation import MulticolumnMapExpectation
-from great_expectations.expectations.metrics.map_metric_provider import (
-    MulticolumnMapMetricProvider,
+from great_expectations.expectations.metrics.map_metric_provider.multicolumn_condition_partial import (
     multicolumn_condition_partial,
+)
+from great_expectations.expectations.metrics.map_metric_provider.multicolumn_map_metric_provider import (
+    MulticolumnMapMetricProvider,
 )
 
 
@@ -26,7 +28,7 @@ class BoxesInsideImage(MulticolumnMapMetricProvider):
     condition_value_keys = ("tolerance",)
 
     @multicolumn_condition_partial(engine=PandasExecutionEngine)
-    def _pandas(cls, column_list: pd.DataFrame, tolerance: float = 0.0, **kwargs: Any) -> pd.Series[bool]:  # noqa: N805
+    def _pandas(cls, column_list: pd.DataFrame, tolerance: float = 0.0, **kwargs: Any) -> pd.Series[bool]:
         x, y, width, height = (column_list.iloc[:, i] for i in range(4))
         # A missing number makes a comparison False: it fails, as it should.
         return (
@@ -52,4 +54,4 @@ class ExpectBoxesToLieInsideImage(MulticolumnMapExpectation):
     success_keys: ClassVar[tuple[str, ...]] = ("mostly", "tolerance")
     args_keys: ClassVar[tuple[str, ...]] = ("column_list", "tolerance")
     # The default leaves rows out whose numbers are all missing; those are the worst.
-    ignore_row_if: str = "never"
+    ignore_row_if: Literal["all_values_are_missing", "any_value_is_missing", "never"] = "never"

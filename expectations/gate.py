@@ -1,20 +1,20 @@
 """The gate: suites over tables, and whether the labels may become final.
 
-Great Expectations' own ``success`` ignores severity. Here a failed *critical* check blocks, and so does any check
-that could not run, whatever its severity: a gate that cannot look does not open.
+Great Expectations' own ``success`` ignores severity. Here a failed *critical* check blocks, and so does any
+check that could not run, whatever its severity: a gate that cannot look does not open.
 """
 
 from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import math
 import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from expectations.engine import Finding, run_checks
@@ -63,6 +63,10 @@ class Check:
             return "error"
         return {None: "skipped", True: "passed", False: "failed"}[self.success]
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**vars(self), "status": self.status, "blocks": self.blocks}
+
     @property
     def blocks(self) -> bool:
         """Whether it keeps labels from becoming final."""
@@ -108,9 +112,7 @@ class Outcome:
             "versions": dict(self.versions),
             "rows": dict(self.rows),
             "suites": list(dict.fromkeys(check.suite for check in self.checks)),
-            "checks": [
-                {**vars(check), "status": check.status, "blocks": check.blocks} for check in self.checks
-            ],
+            "checks": [check.to_json() for check in self.checks],
             "failing_labels": _first(self.failing_labels),
             "failing_label_count": len(self.failing_labels),
             "failing_samples": _first(self.failing_samples),
@@ -136,16 +138,16 @@ def validate(
     if not suites:
         raise SuiteError("expected at least one validation suite, found none; name one, e.g. labels")
     begun = time.perf_counter()
-    checks: dict[Item, Check] = {}
+    checks: dict[int, Check] = {}
     failing: dict[str, Reasons] = {name: {} for name in KEYS}
     for table_name in KEYS:
         items = [(suite, item) for suite in suites if suite.table == table_name for item in suite.items]
         for suite, item, finding, skipped in _results(tables, table_name, items, parameters):
             check = _check(suite, item, finding, skipped, tables.get(table_name), parameters)
-            checks[item] = check
-            if check.blocks and finding is not None and item.is_row_check:
+            checks[id(item)] = check
+            if check.blocks and finding is not None:
                 _collect(failing[table_name], tables[table_name], item, finding, KEYS[table_name])
-    ordered = [checks[item] for suite in suites for item in suite.items]
+    ordered = [checks[id(item)] for suite in suites for item in suite.items]
     return Outcome(
         passed=not any(check.blocks for check in ordered),
         checks=ordered,
@@ -164,8 +166,7 @@ def failing_labels(table: pd.DataFrame, suites: Sequence[Suite], parameters: Map
     Runs the critical checks that judge labels one by one; checks of whole tables would mean nothing here.
 
     Args:
-        table: predicted labels, columns as in ``expectations.suite.TABLES["labels"]``; also a part of them, as long
-            as a sample is not split.
+        table: predicted labels, columns as in ``expectations.suite.TABLES["labels"]``; a part will do.
         suites: loaded suites; those of other tables are passed over.
         parameters: as for ``validate``.
 
@@ -239,7 +240,7 @@ def _check(
     parameters: Mapping[str, Any],
 ) -> Check:
     known = {**dict.fromkeys(PARAMETERS), **parameters}
-    texts = {
+    texts: dict[str, Any] = {
         "suite": suite.name,
         "type": item.type,
         "title": title_of(item),
@@ -265,8 +266,14 @@ def _examples(table: pd.DataFrame, item: Item, finding: Finding, key: str) -> li
         return []
     columns = [c for c in dict.fromkeys([key, *item.columns]) if c in table]
     rows = table[columns].iloc[finding.positions[:EXAMPLES]]
-    # Missing numbers have no JSON form.
-    return [{c: None if pd.isna(v) else v for c, v in row.items()} for row in rows.to_dict("records")]
+    return [{c: _plain(v) for c, v in row.items()} for row in rows.to_dict("records")]
+
+
+def _plain(value: Any) -> Any:
+    """A value that JSON can hold: it has no form for numbers that are missing or endless."""
+    if pd.isna(value):
+        return None
+    return str(value) if isinstance(value, float) and math.isinf(value) else value
 
 
 def _collect(failing: Reasons, table: pd.DataFrame, item: Item, finding: Finding, key: str) -> None:

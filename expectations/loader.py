@@ -1,7 +1,8 @@
 """Strict loading of suites: what Great Expectations would drop or accept in silence is an error here.
 
-A suite is a YAML file with Great Expectations' own fields (``type, kwargs, severity, description, notes, meta``) and,
-around them, a ``name`` and the ``table`` that it reads. ``{$PARAMETER: classes}`` stands for a value of the run.
+A suite is a YAML file with Great Expectations' own fields (``type``, ``kwargs``, ``severity``,
+``description``, ``notes``, ``meta``) and, around them, a ``name`` and the ``table`` that it reads.
+``{$PARAMETER: classes}`` stands for a value of the run.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def load_suite(reference: str, base_dir: Path | str) -> Suite:
 
 
 def check_suites(references: Sequence[str], base_dir: Path | str) -> list[str]:
-    """Every problem that would stop these suites from running: loading, names, and a rehearsal on a small table.
+    """Every problem that would stop these suites: loading, names, and a rehearsal on a small table.
 
     Returns:
         One line per problem; empty where all is well.
@@ -104,15 +105,13 @@ def _path(reference: str, base_dir: Path) -> Path:
     if "/" in reference or "\\" in reference or reference.endswith((".yaml", ".yml")):
         path = base_dir / Path(reference).expanduser()
         if not path.is_file():
-            raise SuiteError(
-                f"suite {reference!r}: expected a YAML file at {path}, found none; correct the path"
-            )
+            raise SuiteError(f"suite {reference!r}: found no file {path}; correct the path")
         return path
     names = shipped_suites()
     if reference not in names:
         raise SuiteError(
-            f"suite {reference!r}: expected a shipped suite or the path of a YAML file; {nearest(reference, names)} "
-            f"A file of your own is named by its path, e.g. ./{reference or 'mine'}.yaml"
+            f"suite {reference!r}: no shipped suite has that name; {nearest(reference, names)}; "
+            f"a file of your own is named by its path, e.g. ./{reference or 'mine'}.yaml"
         )
     return SHIPPED / f"{reference}.yaml"
 
@@ -200,8 +199,8 @@ def _item(entry: Any, place: str, table: str) -> tuple[Item | None, list[str]]:
         return None, problems
     row_check = is_row_expectation(expectation) and kwargs.get("mostly", 1) in (None, 1)
     notes = _text(entry.get("notes"))
-    texts = {"severity": severity, "description": entry.get("description"), "notes": notes}
-    return Item(place, entry["type"], expectation, kwargs, meta=meta, is_row_check=row_check, **texts), []
+    description = entry.get("description")
+    return Item(place, entry["type"], expectation, kwargs, severity, description, notes, meta, row_check), []
 
 
 def _text(notes: Any) -> str | None:

@@ -1,4 +1,4 @@
-"""A rehearsal: a suite on a small made-up table, to find checks that cannot run before anybody labels anything."""
+"""A rehearsal: a suite on a small made-up table, to find what cannot run before anything is labelled."""
 
 from __future__ import annotations
 

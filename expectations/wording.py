@@ -7,9 +7,22 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from expectations.suite import Item
+from expectations.suite import Item, condition_columns_in
 
-_HIDDEN = ("column", "column_A", "column_B", "column_list", "row_condition", "mostly", "ignore_row_if")
+# Told in a form of their own, or not worth telling.
+_HIDDEN = {
+    *(
+        "column",
+        "column_A",
+        "column_B",
+        "column_list",
+        "or_equal",
+        "row_condition",
+        "ignore_row_if",
+        "mostly",
+    ),
+    *("min_value", "max_value", "strict_min", "strict_max"),
+}
 _OPERATORS = {"==": "is", "!=": "is not", "IN": "is one of", "NOT_IN": "is none of"}
 
 
@@ -31,21 +44,25 @@ def title_of(item: Item) -> str:
 def expected_of(kwargs: Mapping[str, Any]) -> str:
     """The arguments of a check in words; parameters already filled in."""
     parts = [_bounds(kwargs)] if kwargs.get("min_value", kwargs.get("max_value")) is not None else []
+    if "column_A" in kwargs and "or_equal" in kwargs:
+        parts.append(
+            f"{kwargs['column_A']} {'at least' if kwargs['or_equal'] else 'above'} {kwargs['column_B']}"
+        )
     for key, value in kwargs.items():
-        if key in _HIDDEN or key in ("min_value", "max_value", "strict_min", "strict_max") or value is None:
+        if key in _HIDDEN or value is None:
             continue
-        if key == "value_set":
-            parts.append(f"one of {listed(value)}")
-        elif key == "partition_object":
+        if key == "value_set" and isinstance(value, (list, tuple)):
+            parts.append(f"one of {listed(value)}" if len(value) > 1 else listed(value))
+        elif key == "partition_object" and isinstance(value, Mapping):
             parts.append(f"shares of {len(value.get('weights', ()))} values")
         elif isinstance(value, bool):
             parts.append(key.replace("_", " ") if value else f"not {key.replace('_', ' ')}")
         else:
             parts.append(f"{key.replace('_', ' ')} {shown(value)}")
     if kwargs.get("mostly") not in (None, 1, 1.0):
-        parts.append(f"for {100 * kwargs['mostly']:g} % of the rows")
+        parts.append(f"for {100 * kwargs['mostly']:g}% of the rows")
     condition = _condition(kwargs.get("row_condition"))
-    return ", ".join(parts) + (f" where {condition}" if condition else "")
+    return " ".join(part for part in (", ".join(parts), f"where {condition}" if condition else "") if part)
 
 
 def observed_of(count: int | None, considered: int | None, value: Any, details: Any, noun: str) -> str:
@@ -60,13 +77,11 @@ def observed_of(count: int | None, considered: int | None, value: Any, details: 
     """
     if count is not None:
         if not count:
-            return f"all of {considered:,} {noun}" if considered else f"no {noun} concerned"
-        share = f" ({100 * count / considered:.3g} %)" if considered else ""
+            return f"all {considered:,} {noun}" if considered else f"no {noun} concerned"
+        share = f" ({100 * count / considered:.3g}%)" if considered else ""
         return f"{count:,} of {considered or 0:,} {noun} out of line{share}"
-    if value is None and not isinstance(details, Mapping):
-        return ""
-    shifts = _shifts(details)
-    return shown(value) + (f": {shifts}" if shifts else "")
+    figure = "" if value is None else shown(value)
+    return ": ".join(part for part in (figure, _shifts(details)) if part)
 
 
 def reason(title: str, columns: Iterable[str], values: Iterable[Any]) -> str:
@@ -117,11 +132,11 @@ def _condition(condition: Any) -> str:
     kind = condition.get("type")
     if kind in ("and", "or"):
         return f" {kind} ".join(_condition(inner) for inner in condition["conditions"])
-    column = condition["column"]["name"]
+    column = next(condition_columns_in(condition), "")
     if kind == "nullity":
         return f"{column} is {'missing' if condition['is_null'] else 'there'}"
-    operator = condition["operator"]
-    return f"{column} {_OPERATORS.get(operator, operator)} {shown(condition['parameter'])}"
+    operator = str(condition.get("operator"))
+    return f"{column} {_OPERATORS.get(operator, operator)} {shown(condition.get('parameter'))}"
 
 
 def _shifts(details: Any, limit: int = 3) -> str:
@@ -132,4 +147,4 @@ def _shifts(details: Any, limit: int = 3) -> str:
     except (KeyError, TypeError, ValueError):
         return ""  # not a comparison of shares
     rows.sort(key=lambda row: -abs(row[2] - row[1]))
-    return ", ".join(f"{name} {100 * b:.3g} % → {100 * n:.3g} %" for name, b, n in rows[:limit] if b != n)
+    return ", ".join(f"{name} {100 * b:.3g}% → {100 * n:.3g}%" for name, b, n in rows[:limit] if b != n)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import get_run_logger, task
 
 from valflow import runs
-from valflow.exporting import export_run
+from valflow.run_exports import export_run
 from valflow.states import State
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 from prefect import get_run_logger
 from prefect.flow_runs import suspend_flow_run
 from prefect.input import RunInput
-from prefect.runtime import flow_run
+from prefect.runtime import deployment, flow_run
 from pydantic import Field
 
 from valflow import actions, decisions, runs
@@ -46,7 +46,7 @@ def ask_for_decision(run: str) -> bool:
     if not record["config"]["review"]["required"]:
         decisions.submit(run, decisions.Decision("finalize", actions.POLICY, note="review not required", via="policy"))
         return True
-    if flow_run.deployment_id is None:
+    if deployment.id is None:
         return False
     answer = _suspend(record)
     if runs.load(run)["state"] != State.IN_REVIEW.value:

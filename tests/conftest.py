@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from valflow.errors import StackError
 from valflow.mongod import Mongod
 
 if TYPE_CHECKING:
-    pass
+    from valflow.stack import Stack
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = pytest.StashKey[Path]()
@@ -64,3 +65,28 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def mongod(request: pytest.FixtureRequest) -> Mongod:
     """The session's own MongoDB; FiftyOne already uses it."""
     return request.config.stash[MONGOD]
+
+
+@pytest.fixture(scope="session")
+def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
+    """A real Prefect server, worker and FiftyOne App on the session's MongoDB, with a home of their own.
+
+    It serves `label-dataset` and, for tests of the machinery, `ask-person`. See ``in_stack``.
+    """
+    from valflow.schedules import LABEL_DATASET, Deployment
+    from valflow.stack import Stack
+
+    home = request.config.stash[FOLDER] / "stack"
+    home.mkdir()
+    shutil.copy(ROOT / "tests" / "ask_person.py", home)
+    ask_person = Deployment(flow="ask-person", name="ask-person", entrypoint="ask_person.ask_person")
+    with Stack(home, database="default", deployments=(LABEL_DATASET, ask_person)) as stack:
+        yield stack
+
+
+@pytest.fixture
+def in_stack(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Stack:
+    """The stack, with this process told to use it."""
+    for name, value in stack.environment.items():
+        monkeypatch.setenv(name, value)
+    return stack

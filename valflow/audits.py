@@ -13,7 +13,7 @@ from bson import ObjectId
 from valflow import actions, database, ledger, runs
 from valflow.certify.bounds import smallest_sample, upper_bound
 from valflow.errors import AuditError
-from valflow.label_types import APPROVED
+from valflow.label_types import APPROVED, label_type_of
 
 SPOT_CHECK = "spot_check"
 CORRECT, UNSURE = "correct", "unsure"
@@ -172,14 +172,25 @@ def sentence(result: Mapping[str, Any]) -> str:
     )
 
 
-def items_with_labels(audit: Audit) -> list[dict[str, Any]]:
-    """The drawn labels with sample, class and box, in the order of their numbers."""
+def items_with_labels(record: runs.Record, audit: Audit) -> list[dict[str, Any]]:
+    """The drawn labels as they stand in the review field, with ``label`` and ``filepath``, in order of their numbers."""
+    import fiftyone as fo
+
+    label_type, staging = label_type_of(record), record["staging_field"]
     wanted = {i["label_id"] for i in audit["items"]}
-    found: dict[ObjectId, dict[str, Any]] = {}
-    cursor = database.ledger().find(
-        {"run": audit["run"], "sample_id": {"$in": list({i["sample_id"] for i in audit["items"]})}},
-        {"predicted": 1},
+    labels: dict[ObjectId, dict[str, Any]] = {}
+    paths: dict[ObjectId, str] = {}
+    cursor = database.samples_of(fo.load_dataset(record["dataset"])).find(
+        {"_id": {"$in": [i["sample_id"] for i in audit["items"]]}}, {"filepath": 1, staging: 1}
     )
-    for document in cursor:
-        found.update({p["_id"]: p for p in document["predicted"] if p["_id"] in wanted})
-    return [{**i, "predicted": found[i["label_id"]]} for i in audit["items"]]
+    for sample in cursor:
+        paths[sample["_id"]] = sample["filepath"]
+        staged = (sample.get(staging) or {}).get(label_type.list_name) or []
+        labels.update({d["_id"]: d for d in staged if d["_id"] in wanted})
+    lost = [str(i["label_id"]) for i in audit["items"] if i["label_id"] not in labels]
+    if lost:
+        raise AuditError(
+            f"{len(lost)} drawn labels are gone from {record['dataset']}.{staging}: {', '.join(lost[:3])}; "
+            "bring them back, or reject them by id and draw again"
+        )
+    return [{**i, "label": labels[i["label_id"]], "filepath": paths[i["sample_id"]]} for i in audit["items"]]

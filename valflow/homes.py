@@ -62,8 +62,8 @@ def read_record(home: Path) -> Record:
 def environment(home: Path) -> dict[str, str]:
     """Variables that lead a process to the stack that runs in ``home``; empty where none runs.
 
-    Holds PREFECT_API_URL, PREFECT_HOME, VALFLOW_HOME, VALFLOW_APP_URL (with an App), and FIFTYONE_DATABASE_URI
-    (with a database of its own). Apply it before fiftyone or prefect is imported.
+    Holds PREFECT_API_URL, PREFECT_HOME, VALFLOW_HOME, VALFLOW_APP_URL (with an App), and, unless the stack
+    uses FiftyOne's embedded database, FIFTYONE_DATABASE_URI. Apply it before fiftyone or prefect is imported.
     """
     record = read_record(home)
     return dict(record.addresses) if record.is_running and record.is_ready else {}
@@ -74,5 +74,6 @@ def write_record(home: Path, record: Record) -> None:
     folder = state_folder(home)
     folder.mkdir(parents=True, exist_ok=True)
     draft = folder / "stack.json.draft"
+    draft.touch(mode=0o600)  # an address of a database may hold a password
     draft.write_text(json.dumps(asdict(record), indent=1), encoding="utf-8")
     draft.replace(folder / "stack.json")

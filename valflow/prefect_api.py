@@ -7,8 +7,10 @@ import time
 import uuid
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from valflow import homes
 from valflow.config import LabelingConfig
 from valflow.errors import ConfigError, StackError
 
@@ -59,17 +61,18 @@ class FlowRunState:
         return self.kind in {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 
-def api_url() -> str:
-    """Address of the Prefect API: PREFECT_API_URL, else the stack that runs in VALFLOW_HOME.
+def api_url(home: Path | None = None) -> str:
+    """Address of the Prefect API: PREFECT_API_URL, else the stack that runs in ``home``.
+
+    Args:
+        home: None takes VALFLOW_HOME, else the current folder.
 
     Raises:
         StackError: there is neither.
     """
     url = os.environ.get("PREFECT_API_URL")
     if not url:
-        from valflow import stack
-
-        url = stack.environment(stack.home()).get("PREFECT_API_URL")
+        url = homes.environment(home or homes.home()).get("PREFECT_API_URL")
     if not url:
         raise StackError(f"expected a Prefect server, but none is known here. {NO_SERVER}.")
     return url.rstrip("/")
@@ -163,10 +166,9 @@ def resume(flow_run_id: str, run_input: Mapping[str, Any], *, api: str | None = 
     Raises:
         StackError: no server answers, or it does not know the run.
     """
+    flow_run_state(flow_run_id, api=api)  # resuming a run that it does not know breaks Prefect: 500
     path = f"/flow_runs/{flow_run_id}/resume"
-    answer = call("POST", path, {"run_input": dict(run_input)}, api=api, accept={404, 409, 422})
-    if answer.status_code == 404:
-        raise StackError(f"the Prefect server at {api or api_url()} knows no flow run {flow_run_id}")
+    answer = call("POST", path, {"run_input": dict(run_input)}, api=api, accept={409, 422})
     if answer.status_code >= 400:
         return ResumeOutcome("ABORT", _detail(answer))
     # Accepted is 201; refusals come as 200, with the reason inside.

@@ -192,6 +192,8 @@ def unwritable(folder: Path) -> str | None:
 
 
 def _export_problems(config: LabelingConfig) -> list[str]:
+    if not config.export:
+        return []
     from valflow.exporting import FORMATS
 
     return [

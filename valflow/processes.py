@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ LEASH = Path(__file__).with_name("leash.py")
 # Every child and all that it starts inherit this variable, so that a leftover is recognised beyond doubt
 # before it is ended: process ids are used again by the system, a token is not.
 MARK = "VALFLOW_STACK_TOKEN"
-PATIENCE = 90.0  # seconds to get healthy: a Prefect server took 20 on two idle cores
+PATIENCE = 120.0  # seconds to get healthy: a new Prefect server took 20 on two cores, 60 on busy ones
 GRACE = 15.0  # seconds from SIGTERM to SIGKILL
 MOST_LOG = 20_000_000  # bytes; a log that is larger at a start is put aside, once
 
@@ -64,6 +65,8 @@ class Child:
         self.started_in: float | None = None
         self._leash: subprocess.Popen[bytes] | None = None
         self._spawned_at = 0.0
+        # One thread may watch and start again what another one ends.
+        self._lock = threading.Lock()
 
     @property
     def is_running(self) -> bool:
@@ -77,8 +80,11 @@ class Child:
 
     def spawn(self) -> None:
         """Start the process without waiting for its health; a running one is left alone."""
-        if self.is_running:
-            return
+        with self._lock:
+            if not self.is_running:
+                self._spawn()
+
+    def _spawn(self) -> None:
         env = {**os.environ, **self.env, MARK: self.token}
         self.log.parent.mkdir(parents=True, exist_ok=True)
         if self.log.exists() and self.log.stat().st_size > MOST_LOG:
@@ -102,9 +108,12 @@ class Child:
             StackError: it ended, or is not healthy after ``patience`` seconds; with the end of its log.
         """
         deadline = self._spawned_at + self.patience
-        while not self.is_healthy():
+        while True:
+            # In this order: on a port that somebody else took meanwhile, it is they who answer.
             if not self.is_running:
                 raise StackError(f"{self.name} ended right after its start. {self._why()}")
+            if self.is_healthy():
+                break
             if time.monotonic() > deadline:
                 self.stop()
                 raise StackError(f"{self.name} did not answer within {self.patience:.0f} s. {self._why()}")
@@ -122,31 +131,19 @@ class Child:
 
     def stop(self, grace: float = GRACE) -> None:
         """End the process and all that it started: SIGTERM, then SIGKILL after ``grace`` seconds."""
-        if self._leash is None:
-            return
-        family = self._family()
-        end_processes(family, grace)
-        self._reap()
+        with self._lock:
+            if self._leash is not None:
+                # A worker puts each flow run into a session of its own, so the process group is not enough.
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    end_processes(family_of(psutil.Process(self._leash.pid)), grace)
+                self._leash.wait()
+                if self._leash.stdin is not None:
+                    self._leash.stdin.close()
+                self._leash = None
 
     def kill(self) -> None:
         """SIGKILL to the process and all that it started, as a power cut would (for tests of recovery)."""
-        if self._leash is not None:
-            end_processes(self._family(), grace=0.0)
-            self._reap()
-
-    def _family(self) -> list[psutil.Process]:
-        # A worker puts each flow run into a session of its own, so the process group alone is not enough.
-        try:
-            return family_of(psutil.Process(self._leash.pid if self._leash else -1))
-        except (psutil.NoSuchProcess, ValueError):
-            return []
-
-    def _reap(self) -> None:
-        if self._leash is not None:
-            self._leash.wait()
-            if self._leash.stdin is not None:
-                self._leash.stdin.close()
-            self._leash = None
+        self.stop(grace=0.0)
 
     def _why(self) -> str:
         lines = self.log.read_text(errors="replace").splitlines()[-15:] if self.log.exists() else []

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import platform
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from valflow import checklist, database, ledger, runs
+from valflow import audits, checklist, database, ledger, runs
 from valflow.label_types import APPROVED, REJECTED
 from valflow.report import Tile, write_report
+from valflow.states import State
 from valflow.validation import output_folder
 
 TILES_DRAWN = 200
-_PACKAGES = ("valflow", "prefect", "fiftyone", "great-expectations", "numpy", "pandas")
 
 
 def write_run_report(record: runs.Record) -> dict[str, str]:
@@ -22,30 +20,24 @@ def write_run_report(record: runs.Record) -> dict[str, str]:
     Returns:
         Artifacts by name, as paths.
     """
-    return write_report(runs.as_json(current_view(record)), output_folder(record), _tiles(record))
+    return write_report(current_view(record), output_folder(record), _tiles(record))
 
 
 def current_view(record: runs.Record) -> runs.Record:
     """The record with figures of this moment where the review has not frozen them yet."""
-    view = {**record, "versions": {"python": platform.python_version(), **_versions()}}
-    if record.get("thresholds") and record["decision"] is None and record["state"] == "IN_REVIEW":
-        table = ledger.class_table(record["run"], record["thresholds"])
-        view["class_table"] = table
-        view["counts"] = {**record["counts"], **ledger.label_counts(table)}
-        view["checklist"] = checklist.evidence(record, table)
-        view["problem_tags"] = ledger.problem_tag_counts(record["run"])
-        view["issues"] = checklist.issue_notes(record["run"])
-    return view
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:  # run from a clone that is not installed
-            continue
-    return found
+    if record["state"] != State.IN_REVIEW.value:
+        return record
+    table = ledger.class_table(record["run"], record["thresholds"])
+    audit = audits.latest(record["run"])
+    return {
+        **record,
+        "class_table": table,
+        "counts": {**record["counts"], **ledger.label_counts(table)},
+        "checklist": checklist.evidence(record, table),
+        "audit": audits.summary(audit) if audit else None,
+        "problem_tags": ledger.problem_tag_counts(record["run"]),
+        "issues": checklist.issue_notes(record["run"]),
+    }
 
 
 def _tiles(record: runs.Record) -> dict[str, list[Tile]]:

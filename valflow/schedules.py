@@ -20,11 +20,11 @@ POOL = "valflow"
 
 @dataclass(frozen=True)
 class Deployment:
-    """How a flow is deployed; ``prefect.yaml`` says the same for `prefect deploy`, and a test compares them."""
+    """How a flow is deployed; ``prefect.yaml`` says the same for `prefect deploy` (a test compares)."""
 
     flow: str = FLOW
     name: str = DEPLOYMENT
-    # By module, not by file: found in a clone (the working directory is importable) and in an installed wheel.
+    # A module, not a file: found in a clone (the working directory is importable) and in an installed wheel.
     entrypoint: str = "flows.label_dataset.label_dataset"
     description: str = (
         "Label new samples of a FiftyOne dataset: infer, review, validate, finalize, export, report."
@@ -149,12 +149,8 @@ def schedule(
     deployment = find_deployment(api=api)
     known = {entry.get("slug"): entry for entry in deployment["schedules"]}.get(slug)
     if known is not None and name is None and _as_schedule(known).target != wanted.target:
-        raise ConfigError(
-            [
-                f"the schedule {slug!r} exists and labels {_as_schedule(known).target}; choose another name with --name"
-            ],
-            str(path),
-        )
+        other = _as_schedule(known).target
+        raise ConfigError([f"the schedule {slug!r} labels {other} already; choose another name"], str(path))
     body = {
         "active": True,
         "schedule": {"cron": cron, "timezone": timezone},
@@ -236,7 +232,7 @@ def _flow_schema(deployment: Deployment) -> tuple[dict[str, Any], str]:
     from prefect.utilities.callables import parameter_schema
 
     try:
-        flow = load_flow_from_entrypoint(deployment.entrypoint, use_placeholder_flow=False)
+        flow: Any = load_flow_from_entrypoint(deployment.entrypoint, use_placeholder_flow=False)
     except (ImportError, AttributeError) as error:
         raise StackError(f"cannot import the flow {deployment.entrypoint}: {error}") from error
     if flow.name != deployment.flow:
@@ -249,8 +245,8 @@ def _flow_schema(deployment: Deployment) -> tuple[dict[str, Any], str]:
 def main(arguments: list[str]) -> None:
     """Make the deployment on the server of PREFECT_API_URL.
 
-    A process of its own for the stack: importing Prefect and the flow takes 150 MB, which its parent, who only
-    watches, would hold for weeks.
+    A process of its own for the stack: importing Prefect and the flow takes 150 MB, which its parent, who
+    only watches, would hold for weeks.
     """
     deployment = Deployment(**json.loads(arguments[0])) if arguments else LABEL_DATASET
     try:

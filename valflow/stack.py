@@ -1,9 +1,9 @@
 """What a deployed pipeline needs on one machine, as child processes that start and end together.
 
-A *home* is the folder that people work in (VALFLOW_HOME, else the current folder): configurations, suites and
-models of one's own live there and are importable in flow runs. ``<home>/.valflow/`` holds what the stack keeps:
-``stack.json`` (ports and addresses, so that other commands of this home find the stack), ``logs/``, ``prefect/``
-(the server's database) and ``db/`` (the own MongoDB, where one is used).
+A *home* is the folder that people work in (VALFLOW_HOME, else the current folder): configurations, suites
+and models of one's own live there and are importable in flow runs. ``<home>/.valflow/`` holds what the stack
+keeps: ``stack.json`` (ports and addresses, so that other commands of this home find the stack), ``logs/``,
+``prefect/`` (the server's database) and ``db/`` (the own MongoDB, where one is used).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import get_args
 
@@ -30,14 +30,14 @@ from valflow import prefect_api, schedules
 from valflow.errors import StackError
 from valflow.homes import Database, Record, environment, home, read_record, state_folder, write_record
 from valflow.leash import end_processes
-from valflow.mongod import Mongod
+from valflow.mongod import Mongod, configured_uri
 from valflow.processes import Child, free_port, is_port_taken, marked_processes
+from valflow.worker import POLL, Worker
 
 __all__ = ["Database", "Ports", "Stack", "environment", "home", "up"]
 
 MOST_RESTARTS = 3
 RESTART_WINDOW = 600.0  # seconds
-WORKER_POLL = 2  # seconds between two questions for work; Prefect's own 10 make every step of a demo slow
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,10 @@ class Stack:
     Args:
         home: the folder to serve.
         database: "own" or "default"; None continues what this home used last, except where
-            FIFTYONE_DATABASE_URI is set.
+            a MongoDB is configured for FiftyOne.
         app: whether to start the FiftyOne App.
         ports: must be these; a port that is taken is an error.
-        usual_ports: preferred where ``ports`` says nothing, then the last ones of this home, then any free one.
+        usual_ports: tried where ``ports`` says nothing, then the last ones of this home, then any free one.
         deployments: what the worker serves.
         env: further variables for all children.
         say: called with one line per step.
@@ -154,7 +154,8 @@ class Stack:
 
     def stop(self) -> None:
         """End everything that was started, the database last; harmless when repeated."""
-        for group in (("worker", "app"), ("server",), ("mongod",)):
+        base = ("server", "mongod")  # what the others speak to
+        for group in ([name for name in self.children if name not in base], ["server"], ["mongod"]):
             members = [self.children[name] for name in group if name in self.children]
             threads = [threading.Thread(target=child.stop) for child in members]
             for thread in threads:
@@ -190,8 +191,8 @@ class Stack:
                     recent.popleft()
                 if len(recent) > MOST_RESTARTS:
                     raise StackError(
-                        f"{name} died {len(recent)} times within {RESTART_WINDOW / 60:.0f} minutes, so it is not "
-                        f"started again; its log is {child.log}"
+                        f"{name} died {len(recent)} times within {RESTART_WINDOW / 60:.0f} minutes, so it is "
+                        f"not started again; its log is {child.log}"
                     )
                 self.say(
                     f"{_now()} {name} ended by itself; starting it again ({len(recent)} of {MOST_RESTARTS})"
@@ -215,11 +216,12 @@ class Stack:
         server.wait_until_healthy()
         self._say_started(server, self.ui_url)
         schedules.ensure_pool(self.api_url)
-        worker = self.children["worker"] = Worker(self._child_environment(), self)
+        worker = Worker(self.api_url, self.logs, self._child_environment(), token=self.token, cwd=self.home)
+        self.children["worker"] = worker
         worker.spawn()
         self._deploy()
         worker.wait_until_healthy()
-        self._say_started(worker, f"pool {schedules.POOL}, asks every {WORKER_POLL} s")
+        self._say_started(worker, f"pool {schedules.POOL}, asks every {POLL} s")
         if app is not None:
             app.wait_until_healthy()
             self._say_started(app, self.app_url or "")
@@ -321,7 +323,7 @@ class Stack:
     def _begin_record(self, previous: Record) -> None:
         wanted = self._asked_database
         if wanted is None:
-            wanted = "default" if os.environ.get("FIFTYONE_DATABASE_URI") else previous.database
+            wanted = "default" if configured_uri() else previous.database
         if wanted not in get_args(Database):
             raise StackError(f"expected the database to be one of {get_args(Database)}, found {wanted!r}")
         names = ["prefect", *(["app"] if self._app else []), *(["mongod"] if wanted == "own" else [])]
@@ -344,46 +346,12 @@ class Stack:
             addresses["VALFLOW_APP_URL"] = self.app_url
         if self.database == "own":
             addresses |= Mongod(self.folder / "db", self._record.ports["mongod"]).environment
+        elif uri := configured_uri():
+            addresses["FIFTYONE_DATABASE_URI"] = uri
         return addresses
 
     def _write_record(self) -> None:
         write_record(self.home, self._record)
-
-
-class Worker(Child):
-    """Prefect's process worker of a stack; healthy when the server has heard of *this* start of it."""
-
-    def __init__(self, env: Mapping[str, str | None], stack: Stack) -> None:
-        self._api = stack.api_url
-        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", schedules.POOL]
-        command += ["--type", "process", "--name", "valflow", "--install-policy", "never"]
-        super().__init__(
-            "worker",
-            command,
-            stack.logs / "worker.log",
-            self._has_reported,
-            env={**env, "PREFECT_WORKER_QUERY_SECONDS": str(WORKER_POLL)},
-            token=stack.token,
-            cwd=stack.home,
-        )
-        self._since = datetime.now(UTC)
-
-    def spawn(self) -> None:
-        """Start it without waiting; see ``Child.spawn``."""
-        self._since = datetime.now(UTC)
-        super().spawn()
-
-    def _has_reported(self) -> bool:
-        try:
-            workers = prefect_api.call(
-                "POST", f"/work_pools/{schedules.POOL}/workers/filter", {}, api=self._api
-            ).json()
-        except StackError:
-            return False
-        beats = [
-            w["last_heartbeat_time"] for w in workers if w["name"] == "valflow" and w["last_heartbeat_time"]
-        ]
-        return any(datetime.fromisoformat(beat) >= self._since for beat in beats)
 
 
 def up(

@@ -2,7 +2,7 @@
 
 from valflow.evaluation.comparing import evaluate
 from valflow.evaluation.labels import Images, LabelTable, read_labels, read_predicted, table_of
-from valflow.evaluation.matching import Matches, match, overlap
+from valflow.evaluation.matching import Comparison, Matches, match, overlap
 from valflow.evaluation.scores import (
     COCO_FIGURES,
     Sweep,
@@ -14,6 +14,7 @@ from valflow.evaluation.scores import (
 
 __all__ = [
     "COCO_FIGURES",
+    "Comparison",
     "Images",
     "LabelTable",
     "Matches",

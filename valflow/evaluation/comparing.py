@@ -13,9 +13,9 @@ from valflow import database
 from valflow.errors import EvaluationError
 from valflow.evaluation import storing
 from valflow.evaluation.labels import Images, LabelTable, read_labels, read_predicted, run_samples
-from valflow.evaluation.matching import Matches, match, overlap
+from valflow.evaluation.matching import Comparison, overlap
 from valflow.evaluation.scores import (
-    Sweep,
+    classes_of,
     coco_figures,
     detection_metrics,
     precision_recall_points,
@@ -59,12 +59,12 @@ def evaluate(
         classes: classes that count; None takes all that occur.
 
     Returns:
-        The metrics as plain JSON: ``iou, eval_key, ground_truth, run{...}, dataset{...}, worst[...]``. ``run``
-        is about this run's images: ``approved`` (labels of this run in the field), ``discarded`` (predictions
-        that were not approved), ``all`` (all predictions), each with ``precision, recall, f1, tp, fp, fn,
-        labels, mAP, mAP50``; ``per_class`` and ``coco`` (COCO's twelve figures) of the approved ones, and
-        ``pr_curve``. ``dataset`` is about the whole label field on all annotated images. A figure that has
-        nothing to measure is None.
+        The metrics as plain JSON: ``iou, eval_key, ground_truth, run{...}, dataset{...}, worst[...]``.
+        ``run`` is about this run's images: ``approved`` (labels of this run in the field), ``discarded``
+        (predictions that were not approved), ``all`` (all predictions), each with ``precision, recall, f1,
+        tp, fp, fn, labels, mAP, mAP50``; ``per_class`` and ``coco`` (COCO's twelve figures) of the approved
+        ones; ``pr_curve``. ``dataset`` is about the whole label field on all annotated images. A figure that
+        has nothing to measure is None.
 
     Raises:
         EvaluationError: a field is missing or not of Detections, no image has ground truth, or the key
@@ -73,7 +73,7 @@ def evaluate(
     dataset.reload()
     _check_fields(dataset, label_field, ground_truth, iou)
     storing.check_key(dataset, label_field, ground_truth, eval_key)
-    everything = _read(dataset, label_field, ground_truth)
+    everything = _Sides(*read_labels(dataset, label_field, ground_truth))
     seen = [ObjectId(str(i)) for i in sample_ids] if sample_ids is not None else run_samples(run_key)
     of_run = everything.on(seen)
     if not of_run.images.annotated.any():
@@ -81,22 +81,40 @@ def evaluate(
             f"expected ground truth in {ground_truth!r} on some of the {len(of_run.images)} images of run "
             f"{run_key!r}, found none; annotate some of them, or set evaluation to null"
         )
-    annotated = of_run.annotated()
-    run = _run_metrics(annotated, run_key, iou, classes)
+    annotated, whole = of_run.annotated(), everything.annotated()
+    in_field = Comparison(annotated.predicted, annotated.true, iou)
+    approved = in_field
+    mine = annotated.predicted.run == run_key
+    if classes is not None or not mine.all():
+        approved = Comparison(
+            annotated.predicted.where(mine).of_classes(classes), annotated.true.of_classes(classes), iou
+        )
+    run = _run_metrics(annotated.images, approved, run_key, classes)
     run["images_without_ground_truth"] = len(of_run.images) - len(annotated.images)
-    whole = everything.annotated()
-    same = len(whole.images) == len(annotated.images)
-    _store(dataset, label_field, ground_truth, eval_key, annotated, iou, run_key, classes, len(everything.images))
+    in_dataset = (
+        in_field
+        if len(whole.images) == len(annotated.images)
+        else Comparison(whole.predicted, whole.true, iou)
+    )
+    of_dataset = _dataset_metrics(whole.images, in_dataset, classes)
+    of_dataset["images_without_ground_truth"] = len(everything.images) - len(whole.images)
+    method = storing.claim(dataset, storing.coco_config(label_field, ground_truth, iou, run_key), eval_key)
+    storing.write_marks(dataset, method.config, eval_key, annotated.images, in_field)
+    storing.store_results(
+        dataset,
+        method,
+        eval_key,
+        comparison=in_field,
+        curves=sweep(in_field, classes, true_first=True),
+        whole_dataset=len(annotated.images) == len(everything.images),
+    )
     return {
         "eval_key": eval_key,
         "ground_truth": ground_truth,
         "iou": iou,
         "run": run,
-        "dataset": {
-            "images_without_ground_truth": len(everything.images) - len(whole.images),
-            **_dataset_metrics(annotated if same else whole, iou, classes),
-        },
-        "worst": _worst(dataset, annotated, run_key, iou, classes),
+        "dataset": of_dataset,
+        "worst": _worst(dataset, annotated.images, approved),
     }
 
 
@@ -116,11 +134,6 @@ class _Sides:
     def annotated(self) -> _Sides:
         """Only images with ground truth."""
         return self._kept(self.images.annotated)
-
-    def of_run(self, run_key: str, classes: Sequence[str] | None) -> tuple[LabelTable, LabelTable]:
-        """The run's labels and the true ones, of the classes that count."""
-        mine = self.predicted.where(self.predicted.run == run_key)
-        return mine.of_classes(classes), self.true.of_classes(classes)
 
     def _kept(self, keep: np.ndarray) -> _Sides:
         if keep.all():
@@ -143,7 +156,13 @@ def _check_fields(dataset: Any, label_field: str, ground_truth: str, iou: float)
     for field in (label_field, ground_truth):
         found = getattr(schema.get(field), "document_type", None)
         if found is not DETECTIONS.fiftyone_class():
-            what = found.__name__ if found is not None else "another type" if field in schema else "no such field"
+            what = (
+                found.__name__
+                if found is not None
+                else "another type"
+                if field in schema
+                else "no such field"
+            )
             raise EvaluationError(
                 f"expected {DETECTIONS.field_class} in field {field!r} of {dataset.name!r}, found {what}; "
                 f"its fields of that type: {', '.join(_detection_fields(schema)) or 'none'}"
@@ -155,119 +174,72 @@ def _detection_fields(schema: dict[str, Any]) -> list[str]:
     return [name for name, field in schema.items() if getattr(field, "document_type", None) is wanted]
 
 
-def _read(dataset: Any, label_field: str, ground_truth: str) -> _Sides:
-    return _Sides(*read_labels(dataset, label_field, ground_truth))
-
-
-def _run_metrics(sides: _Sides, run_key: str, iou: float, classes: Sequence[str] | None) -> dict[str, Any]:
-    approved, true = sides.of_run(run_key, classes)
-    predicted, was_approved = read_predicted(run_key, sides.images)
-    discarded = predicted.where(~was_approved).of_classes(classes)
-    predicted = predicted.of_classes(classes)
-    names = list(classes) if classes is not None else sorted({*approved.label, *predicted.label, *true.label})
-    figures, class_ap = coco_figures(approved, true, sides.images, names)
-    approved_figures, approved_matches = _set_metrics(approved, true, iou, names)
-    all_figures, all_matches = _set_metrics(predicted, true, iou, names)
-    discarded_figures, _ = _set_metrics(discarded, true, iou, names)
-    per_class = approved_figures.pop("per_class")
+def _run_metrics(
+    images: Images, approved: Comparison, run_key: str, classes: Sequence[str] | None
+) -> dict[str, Any]:
+    true = approved.truth
+    predicted, was_approved = read_predicted(run_key, images)
+    discarded = Comparison(predicted.where(~was_approved).of_classes(classes), true, approved.iou)
+    everything = Comparison(predicted.of_classes(classes), true, approved.iou)
+    names = list(classes) if classes is not None else classes_of(approved.predictions, predicted, true)
+    figures, class_ap = coco_figures(approved.predictions, true, images, names)
+    of_approved = detection_metrics(approved, names)
+    of_approved["mAP"], of_approved["mAP50"] = figures["AP"], figures["AP50"]
+    per_class = of_approved.pop("per_class")
     for row in per_class:
         row["ap"] = class_ap[row["label"]]
-    approved_figures["mAP"], approved_figures["mAP50"] = figures["AP"], figures["AP50"]
-    for other in (all_figures, discarded_figures):
-        del other["per_class"]
     return {
-        "images": len(sides.images),
+        "images": len(images),
         "ground_truth_labels": len(true),
-        "without_confidence": int(np.isnan(approved.confidence).sum()),
-        "approved": approved_figures,
-        "discarded": discarded_figures,
-        "all": all_figures,
+        "without_confidence": int(np.isnan(approved.predictions.confidence).sum()),
+        "approved": of_approved,
+        "discarded": _set_metrics(discarded, names)[0],
+        "all": _set_metrics(everything, names)[0],
         "per_class": per_class,
         "coco": figures,
         "pr_curve": {
-            "approved": precision_recall_points(approved_matches, approved, true),
-            "all": precision_recall_points(all_matches, predicted, true),
+            "approved": precision_recall_points(approved),
+            "all": precision_recall_points(everything),
         },
     }
 
 
-def _dataset_metrics(sides: _Sides, iou: float, classes: Sequence[str] | None) -> dict[str, Any]:
-    predicted, true = sides.predicted.of_classes(classes), sides.true.of_classes(classes)
-    names = list(classes) if classes is not None else sorted({*predicted.label, *true.label})
-    figures, _ = _set_metrics(predicted, true, iou, names)
-    per_class = figures.pop("per_class")
+def _dataset_metrics(images: Images, comparison: Comparison, classes: Sequence[str] | None) -> dict[str, Any]:
+    names = list(classes) if classes is not None else classes_of(comparison.predictions, comparison.truth)
+    figures, per_class = _set_metrics(comparison, names)
     return {
-        "images": len(sides.images),
-        "images_with_labels": len(np.unique(sides.predicted.sample)),
-        "ground_truth_labels": len(true),
+        "images": len(images),
+        "images_with_labels": len(np.unique(comparison.predictions.sample)),
+        "ground_truth_labels": int((comparison.truth.codes(names) >= 0).sum()),
         "approved": figures,
         "per_class": per_class,
     }
 
 
-def _set_metrics(
-    labels: LabelTable, true: LabelTable, iou: float, names: Sequence[str]
-) -> tuple[dict[str, Any], Matches]:
-    matches = match(labels, true, iou)
-    metrics = detection_metrics(matches, labels, true, names)
-    curves = sweep(labels, true, names)
+def _set_metrics(comparison: Comparison, names: Sequence[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The figures of one set of labels, and those of its classes."""
+    metrics = detection_metrics(comparison, names)
+    curves = sweep(comparison, names)
     metrics["mAP"], metrics["mAP50"] = curves.mean_ap(), curves.mean_ap(0)
-    for row, ap in zip(metrics["per_class"], curves.class_ap().values(), strict=True):
+    per_class = metrics.pop("per_class")
+    for row, ap in zip(per_class, curves.class_ap().values(), strict=True):
         row["ap"] = ap
-    return metrics, matches
+    return metrics, per_class
 
 
-def _store(
-    dataset: Any,
-    label_field: str,
-    ground_truth: str,
-    eval_key: str,
-    sides: _Sides,
-    iou: float,
-    run_key: str,
-    classes: Sequence[str] | None,
-    dataset_size: int,
-) -> None:
-    """Write marks and results of all labels in the field on these images."""
-    matches = match(sides.predicted, sides.true, iou)
-    curves: Sweep = sweep(sides.predicted, sides.true, classes, true_first=True)
-    method = storing.claim(dataset, storing.coco_config(label_field, ground_truth, iou, run_key), eval_key)
-    storing.write_marks(
-        dataset,
-        label_field,
-        ground_truth,
-        eval_key,
-        images=sides.images,
-        predictions=sides.predicted,
-        truth=sides.true,
-        matches=matches,
-    )
-    storing.store_results(
-        dataset,
-        method,
-        eval_key,
-        whole_dataset=len(sides.images) == dataset_size,
-        predictions=sides.predicted,
-        truth=sides.true,
-        matches=matches,
-        curves=curves,
-    )
-
-
-def _worst(
-    dataset: Any, sides: _Sides, run_key: str, iou: float, classes: Sequence[str] | None
-) -> list[dict[str, Any]]:
-    """The run's most confident errors, then its largest missed objects, for a person to look at."""
-    labels, true = sides.of_run(run_key, classes)
-    matches = match(labels, true, iou)
-    wrong = np.flatnonzero(matches.truth < 0)
+def _worst(dataset: Any, images: Images, comparison: Comparison) -> list[dict[str, Any]]:
+    """The most confident errors, then the largest missed objects, for a person to look at."""
+    labels, true = comparison.predictions, comparison.truth
+    wrong = np.flatnonzero(comparison.matches.truth < 0)
     wrong = wrong[np.argsort(-np.nan_to_num(labels.confidence[wrong], nan=-1.0), kind="stable")][:WORST_SHOWN]
-    missed = np.flatnonzero(matches.prediction < 0)
-    missed = missed[np.argsort(-true.boxes[missed, 2:].prod(axis=1), kind="stable")][: WORST_SHOWN - len(wrong)]
-    rows = [_error(labels, int(i), "false_positive") | _cause(labels, int(i), true, iou) for i in wrong]
+    missed = np.flatnonzero(comparison.matches.prediction < 0)
+    missed = missed[np.argsort(-true.boxes[missed, 2:].prod(axis=1), kind="stable")][
+        : WORST_SHOWN - len(wrong)
+    ]
+    rows = [_error(labels, int(i), "false_positive") | _cause(comparison, int(i)) for i in wrong]
     rows += [_error(true, int(i), "missed") for i in missed]
     places = [int(labels.sample[i]) for i in wrong] + [int(true.sample[i]) for i in missed]
-    sample_ids = [sides.images.ids[place] for place in places]
+    sample_ids = [images.ids[place] for place in places]
     found = database.samples_of(dataset).find({"_id": {"$in": sample_ids}}, {"filepath": 1})
     paths = {document["_id"]: document["filepath"] for document in found}
     return [
@@ -287,11 +259,12 @@ def _error(table: LabelTable, i: int, kind: str) -> dict[str, Any]:
     }
 
 
-def _cause(labels: LabelTable, i: int, true: LabelTable, iou: float) -> dict[str, Any]:
+def _cause(comparison: Comparison, i: int) -> dict[str, Any]:
     """Why a label is wrong, in the words of an audit: the nearest true object decides."""
+    labels, true, iou = comparison.predictions, comparison.truth, comparison.iou
     here = np.flatnonzero(true.sample == labels.sample[i])
     ious = overlap(np.repeat(labels.boxes[i : i + 1], len(here), axis=0), true.boxes[here])
-    same = true.label[here] == labels.label[i]
+    same = true.codes(labels.classes)[here] == labels.class_id[i]
     if (same & (ious >= iou)).any():
         return {"cause": "duplicate"}
     if (ious >= iou).any():

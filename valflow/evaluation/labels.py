@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,8 @@ from valflow import database
 from valflow.label_types import APPROVED, DETECTIONS
 
 _READ_BATCH = 10_000
+# What is read of a label.
+_PARTS = ("_id", "label", "confidence", "bounding_box", "iscrowd", "run")
 
 
 @dataclass(frozen=True)
@@ -21,18 +22,20 @@ class LabelTable:
     """One row per label.
 
     Attributes:
+        classes: names of the classes; not all of them need to occur.
+        class_id: position of the label's class in ``classes``, -1 where it has none, (N,) int.
         ids: label ids, (N,) object.
         sample: position of the label's image, (N,) int.
-        label: class names, (N,) object.
         confidence: (N,) float in [0, 1], NaN where the label has none.
         boxes: ``x, y, w, h`` relative to the image, (N, 4) float.
         crowd: whether a true label stands for a group of objects, (N,) bool.
         run: key of the run that made the label, None for others, (N,) object.
     """
 
+    classes: tuple[str, ...]
+    class_id: np.ndarray
     ids: np.ndarray
     sample: np.ndarray
-    label: np.ndarray
     confidence: np.ndarray
     boxes: np.ndarray
     crowd: np.ndarray
@@ -41,28 +44,30 @@ class LabelTable:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def label(self) -> np.ndarray:
+        """Class names, (N,) object; None where a label has none."""
+        return _objects([*self.classes, None])[self.class_id]
+
     def where(self, keep: np.ndarray) -> LabelTable:
         """The rows that ``keep`` selects: (N,) bool, or (M,) positions."""
-        return LabelTable(
-            self.ids[keep],
-            self.sample[keep],
-            self.label[keep],
-            self.confidence[keep],
-            self.boxes[keep],
-            self.crowd[keep],
-            self.run[keep],
-        )
+        columns = {f.name: getattr(self, f.name)[keep] for f in fields(self) if f.name != "classes"}
+        return replace(self, **columns)
 
     def at(self, sample: np.ndarray) -> LabelTable:
         """The same labels with other positions of their images, (N,)."""
         return replace(self, sample=sample)
 
+    def codes(self, classes: Sequence[str]) -> np.ndarray:
+        """Position of every label's class in another list of classes, -1 where it is not listed, (N,) int."""
+        if tuple(classes) == self.classes:
+            return self.class_id
+        place = {name: i for i, name in enumerate(classes)}
+        return np.array([*(place.get(name, -1) for name in self.classes), -1])[self.class_id]
+
     def of_classes(self, classes: Sequence[str] | None) -> LabelTable:
         """The rows of these classes; None keeps all."""
-        if classes is None:
-            return self
-        wanted = frozenset(classes)
-        return self.where(np.fromiter((c in wanted for c in self.label), dtype=bool, count=len(self)))
+        return self if classes is None else self.where(self.codes(classes) >= 0)
 
 
 @dataclass(frozen=True)
@@ -85,18 +90,9 @@ class Images:
 
 def table_of(labels: Iterable[tuple[int, dict[str, Any]]]) -> LabelTable:
     """Raw label dicts, each with the position of its image, as columns."""
-    rows = list(labels)
-    size = len(rows)
-    boxes = np.array([d["bounding_box"] for _, d in rows], dtype=np.float64).reshape(size, 4)
-    return LabelTable(
-        ids=_objects([d["_id"] for _, d in rows]),
-        sample=np.fromiter((s for s, _ in rows), dtype=np.int64, count=size),
-        label=_objects([d.get("label") for _, d in rows]),
-        # None becomes NaN.
-        confidence=np.array([d.get("confidence") for _, d in rows], dtype=np.float64),
-        boxes=boxes,
-        crowd=np.fromiter((_is_crowd(d) for _, d in rows), dtype=bool, count=size),
-        run=_objects([d.get("run") for _, d in rows]),
+    rows = [(place, *(_part(label, part) for part in _PARTS)) for place, label in labels]
+    return _table(
+        [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(1 + len(_PARTS))]
     )
 
 
@@ -117,30 +113,29 @@ def read_labels(
     Returns:
         The images in the order of the dataset, the predicted labels, the true labels.
     """
-    predicted_path, true_path = DETECTIONS.list_path(label_field), DETECTIONS.list_path(ground_truth)
-    fields = {"metadata.width": 1, "metadata.height": 1, f"{ground_truth}._cls": 1}
-    for part in ("_id", "label", "bounding_box", "confidence", "run"):
-        fields[f"{predicted_path}.{part}"] = 1
-    for part in ("_id", "label", "bounding_box", "iscrowd", "attributes.iscrowd"):
-        fields[f"{true_path}.{part}"] = 1
+    project = {
+        "w": "$metadata.width",
+        "h": "$metadata.height",
+        "annotated": {"$eq": [{"$type": f"${ground_truth}"}, "object"]},
+        "predicted": _columns(f"${DETECTIONS.list_path(label_field)}"),
+        "true": _columns(f"${DETECTIONS.list_path(ground_truth)}"),
+    }
     ids: list[ObjectId] = []
     sizes: list[tuple[Any, Any]] = []
     annotated: list[bool] = []
-    predicted: list[tuple[int, dict[str, Any]]] = []
-    true: list[tuple[int, dict[str, Any]]] = []
-    for place, document in enumerate(_documents(dataset, fields, sample_ids)):
-        metadata = document.get("metadata") or {}
+    predicted, true = _Collected(), _Collected()
+    for document in _documents(dataset, project, sample_ids):
+        predicted.add(len(ids), document["predicted"])
+        true.add(len(ids), document["true"])
         ids.append(document["_id"])
-        sizes.append((metadata.get("width"), metadata.get("height")))
-        annotated.append(document.get(ground_truth) is not None)
-        predicted += [(place, d) for d in (document.get(label_field) or {}).get(DETECTIONS.list_name) or ()]
-        true += [(place, d) for d in (document.get(ground_truth) or {}).get(DETECTIONS.list_name) or ()]
+        sizes.append((document.get("w"), document.get("h")))
+        annotated.append(document["annotated"])
     images = Images(
         ids=_objects(ids),
         sizes=np.array(sizes, dtype=np.float64).reshape(len(ids), 2),
         annotated=np.array(annotated, dtype=bool),
     )
-    return images, table_of(predicted), table_of(true)
+    return images, predicted.table(), true.table()
 
 
 def read_predicted(run_key: str, images: Images) -> tuple[LabelTable, np.ndarray]:
@@ -150,16 +145,16 @@ def read_predicted(run_key: str, images: Images) -> tuple[LabelTable, np.ndarray
         The labels as predicted, and whether each was approved, (N,) bool.
     """
     places = {sample_id: place for place, sample_id in enumerate(images.ids)}
-    rows: list[tuple[int, dict[str, Any]]] = []
+    collected = _Collected()
     approved: list[bool] = []
-    parts = ("_id", "label", "confidence", "bounding_box")
-    fields = {"_id": 0, "sample_id": 1, "labels.state": 1} | {f"predicted.{part}": 1 for part in parts}
-    for entry in database.ledger().find({"run": run_key, "predicted.0": {"$exists": True}}, fields):
+    project = {"_id": 0, "sample_id": 1, "states": "$labels.state", "predicted": _columns("$predicted")}
+    query = {"run": run_key, "predicted.0": {"$exists": True}}
+    for entry in database.ledger().aggregate([{"$match": query}, {"$project": project}]):
         place = places.get(entry["sample_id"])
         if place is not None:
-            rows += [(place, label) for label in entry["predicted"]]
-            approved += [label["state"] == APPROVED for label in entry["labels"]]
-    return table_of(rows), np.array(approved, dtype=bool)
+            collected.add(place, entry["predicted"])
+            approved += [state == APPROVED for state in entry["states"]]
+    return collected.table(), np.array(approved, dtype=bool)
 
 
 def run_samples(run_key: str) -> list[ObjectId]:
@@ -168,23 +163,70 @@ def run_samples(run_key: str) -> list[ObjectId]:
     return [entry["sample_id"] for entry in database.ledger().find(query, {"_id": 0, "sample_id": 1})]
 
 
+def _columns(path: str) -> list[Any]:
+    """The labels of one document as lists; a list without the names of its parts is a third of the bytes.
+
+    A part that a label lacks would shorten ``$path.part``, so it is asked for label by label.
+    """
+
+    def each(value: Any) -> dict[str, Any]:
+        return {"$map": {"input": {"$ifNull": [path, []]}, "as": "d", "in": {"$ifNull": [value, None]}}}
+
+    # The old place of the crowd flag is the second one.
+    crowd = {"$ifNull": ["$$d.iscrowd", "$$d.attributes.iscrowd.value"]}
+    return [each(crowd if part == "iscrowd" else f"$$d.{part}") for part in _PARTS]
+
+
+def _part(label: dict[str, Any], part: str) -> Any:
+    if part == "iscrowd" and label.get(part) is None:
+        return ((label.get("attributes") or {}).get(part) or {}).get("value")
+    return label.get(part)
+
+
+class _Collected:
+    """Columns that grow document by document."""
+
+    def __init__(self) -> None:
+        self.columns: list[list[Any]] = [[] for _ in range(1 + len(_PARTS))]
+
+    def add(self, place: int, parts: list[list[Any]]) -> None:
+        if parts[0]:
+            self.columns[0] += [place] * len(parts[0])
+            for column, values in zip(self.columns[1:], parts, strict=True):
+                column += values
+
+    def table(self) -> LabelTable:
+        return _table(self.columns)
+
+
+def _table(columns: list[list[Any]]) -> LabelTable:
+    places, ids, labels, confidences, boxes, crowds, runs = columns
+    names = sorted({name for name in labels if name is not None})
+    codes: dict[str | None, int] = {name: i for i, name in enumerate(names)} | {None: -1}
+    return LabelTable(
+        classes=tuple(names),
+        class_id=np.fromiter((codes[name] for name in labels), dtype=np.int64, count=len(labels)),
+        ids=_objects(ids),
+        sample=np.array(places, dtype=np.int64),
+        confidence=np.array(confidences, dtype=np.float64),  # None becomes NaN
+        boxes=np.array(boxes, dtype=np.float64).reshape(len(ids), 4),
+        crowd=np.fromiter(
+            (flag is not None and flag == flag and bool(flag) for flag in crowds), bool, len(crowds)
+        ),
+        run=_objects(runs),
+    )
+
+
 def _documents(
-    dataset: Any, fields: dict[str, int], sample_ids: Sequence[ObjectId] | None
+    dataset: Any, project: dict[str, Any], sample_ids: Sequence[ObjectId] | None
 ) -> Iterator[dict[str, Any]]:
     collection = database.samples_of(dataset)
     if sample_ids is None:
-        yield from collection.find({}, fields)
+        yield from collection.aggregate([{"$project": project}])
         return
     for start in range(0, len(sample_ids), _READ_BATCH):
-        yield from collection.find({"_id": {"$in": list(sample_ids[start : start + _READ_BATCH])}}, fields)
-
-
-def _is_crowd(label: dict[str, Any]) -> bool:
-    """The COCO crowd flag, where FiftyOne looks for it: a dynamic attribute, else the old ``attributes``."""
-    flag = label.get("iscrowd")
-    if flag is None and label.get("attributes"):
-        flag = label["attributes"].get("iscrowd", {}).get("value")
-    return bool(flag) and not (isinstance(flag, float) and math.isnan(flag))
+        part = list(sample_ids[start : start + _READ_BATCH])
+        yield from collection.aggregate([{"$match": {"_id": {"$in": part}}}, {"$project": project}])
 
 
 def _objects(values: list[Any]) -> np.ndarray:

@@ -11,11 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
 from valflow.evaluation.labels import LabelTable
 
+# COCO's primary challenge metric: ten thresholds, the 100 most confident labels per image and class.
+IOU_THRESHOLDS = tuple(x / 100 for x in range(50, 100, 5))
+MAX_PREDICTIONS = 100
 # Pairs of one image and class that are compared at a time: bounds the memory at a few hundred MB.
 _PAIR_BLOCK = 2_000_000
 
@@ -72,7 +77,37 @@ def overlap(a: np.ndarray, b: np.ndarray, b_is_crowd: np.ndarray | bool = False)
     return np.minimum(np.divide(shared, union, out=np.zeros_like(shared), where=union > 0), 1.0)
 
 
-def match(predictions: LabelTable, truth: LabelTable, iou: float) -> Matches:
+@dataclass(frozen=True)
+class Comparison:
+    """Predicted and true labels of the same images; what was computed once is kept.
+
+    Attributes:
+        predictions: predicted labels.
+        truth: true labels.
+        iou: least overlap of a match, in (0, 1].
+    """
+
+    predictions: LabelTable
+    truth: LabelTable
+    iou: float = 0.5
+
+    @cached_property
+    def pairs(self) -> Pairs:
+        """Everything that can match at ``iou`` or at one of COCO's thresholds."""
+        return candidate_pairs(self.predictions, self.truth, min(self.iou, IOU_THRESHOLDS[0]))
+
+    @cached_property
+    def matches(self) -> Matches:
+        """The outcome at ``iou``."""
+        return matches_at(self.pairs, assign(self.pairs, [self.iou])[0])
+
+    @cached_property
+    def chosen(self) -> np.ndarray:
+        """The outcome at COCO's ten thresholds, (10, N) as in :func:`assign`."""
+        return assign(self.pairs, IOU_THRESHOLDS, MAX_PREDICTIONS)
+
+
+def match(predictions: LabelTable, truth: LabelTable, iou: float = 0.5) -> Matches:
     """Match predictions with true labels at one threshold.
 
     Args:
@@ -83,8 +118,7 @@ def match(predictions: LabelTable, truth: LabelTable, iou: float) -> Matches:
     Returns:
         Who matched whom.
     """
-    pairs = candidate_pairs(predictions, truth, iou)
-    return matches_at(pairs, assign(pairs, [iou])[0])
+    return Comparison(predictions, truth, iou).matches
 
 
 def candidate_pairs(predictions: LabelTable, truth: LabelTable, least_iou: float) -> Pairs:
@@ -130,7 +164,7 @@ def assign(pairs: Pairs, thresholds: Sequence[float], max_rank: int | None = Non
     taken = np.zeros((len(pairs.crowd), len(least)), dtype=bool)
     last_turn = int(pairs.turn[-1]) if len(pairs.turn) else -1
     bounds = np.searchsorted(pairs.turn, np.arange(last_turn + 2))
-    for begin, end in zip(bounds[:-1], bounds[1:], strict=True):
+    for begin, end in pairwise(bounds):
         # One prediction per image and class chooses in a turn, so these do not compete.
         place = np.arange(begin, end)
         prediction, truth = pairs.prediction[place], pairs.truth[place]
@@ -167,11 +201,13 @@ def _effective(iou: float) -> float:
 
 def _groups(predictions: LabelTable, truth: LabelTable) -> tuple[np.ndarray, np.ndarray]:
     """A number for every pair of image and class."""
-    codes: dict[str, int] = {}
-    predicted = np.fromiter((codes.setdefault(c, len(codes)) for c in predictions.label), np.int64, len(predictions))
-    true = np.fromiter((codes.setdefault(c, len(codes)) for c in truth.label), np.int64, len(truth))
-    classes = max(len(codes), 1)
-    return predictions.sample * classes + predicted, truth.sample * classes + true
+    classes = tuple(dict.fromkeys((*predictions.classes, *truth.classes)))
+    # A label without a class is of the class "none", as in FiftyOne.
+    size = len(classes) + 1
+    return (
+        predictions.sample * size + predictions.codes(classes) + 1,
+        truth.sample * size + truth.codes(classes) + 1,
+    )
 
 
 def _ranked(predictions: LabelTable, group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -202,4 +238,4 @@ def _blocks(count: np.ndarray) -> list[slice]:
         return []
     block = np.cumsum(count) // _PAIR_BLOCK
     edges = np.concatenate([[0], np.flatnonzero(np.diff(block)) + 1, [len(count)]])
-    return [slice(int(a), int(b)) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return [slice(int(a), int(b)) for a, b in pairwise(edges)]

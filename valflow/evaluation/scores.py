@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from valflow.evaluation.labels import Images, LabelTable
-from valflow.evaluation.matching import Matches, assign, candidate_pairs
+from valflow.evaluation.matching import IOU_THRESHOLDS, MAX_PREDICTIONS, Comparison
 
-# COCO's primary challenge metric: ten thresholds, 101 recalls, the 100 most confident per image and class.
-IOU_THRESHOLDS = tuple(x / 100 for x in range(50, 100, 5))
 RECALLS = np.linspace(0, 1, 101)
-MAX_PREDICTIONS = 100
 
 COCO_FIGURES = (
     "AP",
@@ -61,27 +59,22 @@ class Sweep:
         return float(valid.mean()) if valid.size else None
 
 
-def detection_metrics(
-    matches: Matches, predictions: LabelTable, truth: LabelTable, classes: Sequence[str] | None = None
-) -> dict[str, Any]:
-    """Precision, recall and F1, over all labels and per class.
+def detection_metrics(comparison: Comparison, classes: Sequence[str] | None = None) -> dict[str, Any]:
+    """Precision, recall and F1 at the comparison's IoU threshold, over all labels and per class.
 
     Args:
-        matches: the outcome at one IoU threshold.
-        predictions: the predicted labels.
-        truth: the true labels.
+        comparison: predicted and true labels.
         classes: classes to list; None lists all that occur.
 
     Returns:
         ``{precision, recall, f1, tp, fp, fn, labels, per_class: [{label, support, tp, ...}]}``; a ratio
         without anything to divide by is None. ``support`` is the number of true labels.
     """
-    hit = matches.truth >= 0
-    missed = matches.prediction < 0
+    predictions, truth = comparison.predictions, comparison.truth
+    hit = comparison.matches.truth >= 0
+    missed = comparison.matches.prediction < 0
     names = list(classes) if classes is not None else classes_of(predictions, truth)
-    place = {name: i for i, name in enumerate(names)}
-    predicted_class = _codes(predictions.label, place)
-    true_class = _codes(truth.label, place)
+    predicted_class, true_class = predictions.codes(names), truth.codes(names)
 
     def count(codes: np.ndarray) -> np.ndarray:
         return np.bincount(codes[codes >= 0], minlength=len(names))
@@ -90,7 +83,7 @@ def detection_metrics(
     fn, support = count(true_class[missed]), count(true_class)
     per_class = [
         {"label": name, "support": int(support[i]), **_ratios(int(tp[i]), int(fp[i]), int(fn[i]))}
-        for name, i in place.items()
+        for i, name in enumerate(names)
     ]
     return {
         **_ratios(int(tp.sum()), int(fp.sum()), int(fn.sum())),
@@ -99,20 +92,13 @@ def detection_metrics(
     }
 
 
-def sweep(
-    predictions: LabelTable,
-    truth: LabelTable,
-    classes: Sequence[str] | None = None,
-    *,
-    true_first: bool = False,
-) -> Sweep:
+def sweep(comparison: Comparison, classes: Sequence[str] | None = None, *, true_first: bool = False) -> Sweep:
     """Precision-recall curves at COCO's ten IoU thresholds (pycocotools ``COCOeval.accumulate``).
 
     Labels without a confidence are ranked behind all others.
 
     Args:
-        predictions: predicted labels.
-        truth: true labels of the same images.
+        comparison: predicted and true labels.
         classes: classes of the result; None takes all that occur.
         true_first: among equal confidences rank the true positives first, as FiftyOne does; otherwise
             the order of the images decides, as in pycocotools.
@@ -120,25 +106,32 @@ def sweep(
     Returns:
         The curves.
     """
+    predictions, truth, pairs, chosen = (
+        comparison.predictions,
+        comparison.truth,
+        comparison.pairs,
+        comparison.chosen,
+    )
     names = list(classes) if classes is not None else classes_of(predictions, truth)
-    place = {name: i for i, name in enumerate(names)}
-    pairs = candidate_pairs(predictions, truth, IOU_THRESHOLDS[0])
-    chosen = assign(pairs, IOU_THRESHOLDS, MAX_PREDICTIONS)
     hit = chosen >= 0
     on_crowd = np.zeros_like(hit)
     if pairs.crowd.any():
         on_crowd = hit & pairs.crowd[pairs.truth[chosen]]
     shape = (len(IOU_THRESHOLDS), len(names))
     result = Sweep(names, np.full((*shape, 101), -1.0), np.full((*shape, 101), -1.0), np.full(shape, -1.0))
-    true_class = _codes(truth.label[~truth.crowd], place)
+    true_class = truth.codes(names)[~truth.crowd]
     support = np.bincount(true_class[true_class >= 0], minlength=len(names))
     key = np.where(np.isnan(predictions.confidence), -1.0, predictions.confidence)
-    for code, members in enumerate(_by_class(_codes(predictions.label, place), len(names), predictions, pairs.rank)):
+    for code, members in enumerate(_by_class(predictions, names, pairs.rank)):
         if not support[code]:
             continue
         for t in range(len(IOU_THRESHOLDS)):
             rows = members[~on_crowd[t, members]]
-            order = np.lexsort((~hit[t, rows], -key[rows])) if true_first else np.argsort(-key[rows], kind="stable")
+            order = (
+                np.lexsort((~hit[t, rows], -key[rows]))
+                if true_first
+                else np.argsort(-key[rows], kind="stable")
+            )
             rows = rows[order]
             precision, confidence, recall = _curve(hit[t, rows], key[rows], int(support[code]))
             result.precision[t, code], result.confidence[t, code] = precision, confidence
@@ -146,12 +139,13 @@ def sweep(
     return result
 
 
-def _by_class(codes: np.ndarray, classes: int, predictions: LabelTable, rank: np.ndarray) -> list[np.ndarray]:
+def _by_class(predictions: LabelTable, classes: Sequence[str], rank: np.ndarray) -> list[np.ndarray]:
     """The predictions of every class that take part, by image and then by rank."""
+    codes = predictions.codes(classes)
     order = np.lexsort((rank, predictions.sample, codes))
     order = order[rank[order] < MAX_PREDICTIONS]
-    bounds = np.searchsorted(codes[order], np.arange(classes + 1))
-    return [order[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    bounds = np.searchsorted(codes[order], np.arange(len(classes) + 1))
+    return [order[a:b] for a, b in pairwise(bounds)]
 
 
 def _curve(hit: np.ndarray, confidence: np.ndarray, support: int) -> tuple[np.ndarray, np.ndarray, float]:
@@ -169,9 +163,7 @@ def _curve(hit: np.ndarray, confidence: np.ndarray, support: int) -> tuple[np.nd
     return precision, level, float(recall[-1])
 
 
-def precision_recall_points(
-    matches: Matches, predictions: LabelTable, truth: LabelTable, points: int = 101
-) -> dict[str, list[float]]:
+def precision_recall_points(comparison: Comparison, points: int = 101) -> dict[str, list[float]]:
     """Precision and recall of all classes together, for every confidence from the highest down.
 
     Labels without a confidence come last. Of many labels about ``points`` are kept, at even steps of recall.
@@ -179,19 +171,25 @@ def precision_recall_points(
     Returns:
         ``{recall: [...], precision: [...], confidence: [...]}``, with confidence in [0, 1].
     """
-    key = np.where(np.isnan(predictions.confidence), -1.0, predictions.confidence)
+    matches, given = comparison.matches, comparison.predictions.confidence
+    key = np.where(np.isnan(given), -1.0, given)
     order = np.argsort(-key, kind="stable")
     hit = matches.truth[order] >= 0
     confidence = key[order]
-    if not len(hit) or not len(truth):
+    if not len(hit) or not len(comparison.truth):
         return {"recall": [], "precision": [], "confidence": []}
     true = np.cumsum(hit)
     # A threshold takes all labels of equal confidence or none.
     last = np.flatnonzero(np.diff(confidence, append=-2.0))
-    recall, precision = true[last] / max(int(true[-1] + (matches.prediction < 0).sum()), 1), true[last] / (last + 1)
+    recall, precision = (
+        true[last] / max(int(true[-1] + (matches.prediction < 0).sum()), 1),
+        true[last] / (last + 1),
+    )
     if len(last) > points:
         wanted = np.linspace(recall[0], recall[-1], points)
-        keep = np.unique(np.concatenate([np.searchsorted(recall, wanted), [len(last) - 1]]).clip(0, len(last) - 1))
+        keep = np.unique(
+            np.concatenate([np.searchsorted(recall, wanted), [len(last) - 1]]).clip(0, len(last) - 1)
+        )
     else:
         keep = np.arange(len(last))
     return {
@@ -218,7 +216,6 @@ def coco_figures(
     from faster_coco_eval import COCO, COCOeval_faster
 
     names = list(classes) if classes is not None else classes_of(predictions, truth)
-    place = {name: i for i, name in enumerate(names)}
     has_sizes = bool(np.isfinite(images.sizes).all())
     # Overlaps do not depend on the sizes, areas do.
     sizes = images.sizes if has_sizes else np.ones_like(images.sizes)
@@ -226,10 +223,10 @@ def coco_figures(
     categories = [{"id": i, "name": name} for i, name in enumerate(names, 1)]
     if not len(predictions) or not len(truth) or not names:
         nothing: float | None = 0.0 if len(truth) else None
-        supported = set(truth.label)
+        supported = set(classes_of(truth))
         return dict.fromkeys(COCO_FIGURES, nothing), {n: (0.0 if n in supported else None) for n in names}
     sides = [
-        COCO({"images": pictures, "categories": categories, "annotations": _annotations(table, place, sizes)})
+        COCO({"images": pictures, "categories": categories, "annotations": _annotations(table, names, sizes)})
         for table in (truth, predictions)
     ]
     evaluation = COCOeval_faster(*sides, iouType="bbox", print_function=_silent)
@@ -239,22 +236,23 @@ def coco_figures(
         for name, value in zip(COCO_FIGURES, evaluation.stats, strict=True)
     }
     by_class = evaluation.eval["precision"][:, :, :, 0, -1].mean(axis=(0, 1))
-    return figures, {name: (float(by_class[i]) if by_class[i] > -1 else None) for name, i in place.items()}
+    return figures, {name: (float(by_class[i]) if by_class[i] > -1 else None) for i, name in enumerate(names)}
 
 
 def classes_of(*tables: LabelTable) -> list[str]:
     """All class names that occur, sorted."""
-    return sorted(set().union(*(table.label for table in tables)))
+    found = {table.classes[i] for table in tables for i in np.unique(table.class_id).tolist() if i >= 0}
+    return sorted(found)
 
 
-def _annotations(table: LabelTable, place: dict[str, int], sizes: np.ndarray) -> list[dict[str, Any]]:
+def _annotations(table: LabelTable, names: Sequence[str], sizes: np.ndarray) -> list[dict[str, Any]]:
     scale = sizes[table.sample]
     pixels = table.boxes * np.concatenate([scale, scale], axis=1)
     areas = (pixels[:, 2] * pixels[:, 3]).tolist()
     scores = np.where(np.isnan(table.confidence), -1.0, table.confidence).tolist()
     columns = zip(
         (table.sample + 1).tolist(),
-        (_codes(table.label, place) + 1).tolist(),
+        (table.codes(names) + 1).tolist(),
         pixels.tolist(),
         areas,
         table.crowd.astype(int).tolist(),
@@ -267,11 +265,6 @@ def _annotations(table: LabelTable, place: dict[str, int], sizes: np.ndarray) ->
         for i, (s, c, b, a, crowd, score) in enumerate(columns, 1)
         if c > 0
     ]
-
-
-def _codes(labels: np.ndarray, place: dict[str, int]) -> np.ndarray:
-    """Position of every label's class, -1 for a class that is not listed."""
-    return np.fromiter((place.get(name, -1) for name in labels), dtype=np.int64, count=len(labels))
 
 
 def _ratios(tp: int, fp: int, fn: int) -> dict[str, Any]:

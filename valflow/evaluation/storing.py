@@ -14,8 +14,8 @@ from bson import ObjectId
 from valflow import database
 from valflow.errors import EvaluationError
 from valflow.evaluation.labels import Images, LabelTable
-from valflow.evaluation.matching import Matches
-from valflow.evaluation.scores import IOU_THRESHOLDS, MAX_PREDICTIONS, RECALLS, Sweep
+from valflow.evaluation.matching import IOU_THRESHOLDS, MAX_PREDICTIONS, Comparison
+from valflow.evaluation.scores import RECALLS, Sweep
 from valflow.label_types import DETECTIONS
 
 # Samples whose marks travel to the database at a time.
@@ -31,7 +31,8 @@ def check_key(dataset: Any, label_field: str, ground_truth: str, eval_key: str) 
     """
     if not eval_key.isidentifier():
         raise EvaluationError(
-            f"expected an evaluation key that is a Python identifier, found {eval_key!r}; choose one like 'val_eval'"
+            f"expected an evaluation key that is a Python identifier, found {eval_key!r}; "
+            "choose one like 'val_eval'"
         )
     if dataset.has_evaluation(eval_key):
         maker = _maker(dataset, eval_key)
@@ -42,7 +43,11 @@ def check_key(dataset: Any, label_field: str, ground_truth: str, eval_key: str) 
                 f"evaluation.eval_key, or delete it: dataset.delete_evaluation({eval_key!r})"
             )
         return
-    paths = [*_sample_fields(eval_key), *_label_fields(label_field, eval_key), *_label_fields(ground_truth, eval_key)]
+    paths = [
+        *_sample_fields(eval_key),
+        *_label_fields(label_field, eval_key),
+        *_label_fields(ground_truth, eval_key),
+    ]
     taken = [path for path in paths if dataset.get_field(path) is not None]
     if taken:
         raise EvaluationError(
@@ -82,17 +87,7 @@ def coco_config(label_field: str, ground_truth: str, iou: float, run_key: str) -
     )
 
 
-def write_marks(
-    dataset: Any,
-    label_field: str,
-    ground_truth: str,
-    eval_key: str,
-    *,
-    images: Images,
-    predictions: LabelTable,
-    truth: LabelTable,
-    matches: Matches,
-) -> None:
+def write_marks(dataset: Any, config: Any, eval_key: str, images: Images, comparison: Comparison) -> None:
     """Mark every label tp, fp or fn and count them per sample, server-side, by label id.
 
     Labels that were added since they were read stay without a mark, labels that were deleted stay deleted.
@@ -100,20 +95,20 @@ def write_marks(
     """
     marks = database.connection()[MARKS]
     token = ObjectId()
-    update = [
+    update: list[dict[str, Any]] = [
         {"$match": {"_id.token": token}},
         {"$set": {"_id": "$_id.sample"}},
         {
             "$merge": {
                 "into": dataset._sample_collection_name,
                 "on": "_id",
-                "whenMatched": _mark_stages(label_field, ground_truth, eval_key),
+                "whenMatched": _mark_stages(config.pred_field, config.gt_field, eval_key),
                 "whenNotMatched": "discard",
             }
         },
     ]
     try:
-        for batch in _mark_batches(token, images, predictions, truth, matches):
+        for batch in _mark_batches(token, images, comparison):
             marks.insert_many(batch, ordered=False)
             marks.aggregate(update).close()
             marks.delete_many({"_id.token": token})
@@ -128,11 +123,9 @@ def store_results(
     method: Any,
     eval_key: str,
     *,
-    whole_dataset: bool,
-    predictions: LabelTable,
-    truth: LabelTable,
-    matches: Matches,
+    comparison: Comparison,
     curves: Sweep,
+    whole_dataset: bool,
 ) -> None:
     """Save the results so that ``dataset.load_evaluation_results`` finds them.
 
@@ -150,7 +143,7 @@ def store_results(
         samples,
         method.config,
         eval_key,
-        list(_match_rows(predictions, truth, matches)),
+        list(_match_rows(comparison)),
         curves.precision,
         RECALLS,
         np.array(IOU_THRESHOLDS),
@@ -204,7 +197,10 @@ def _mark_stages(label_field: str, ground_truth: str, eval_key: str) -> list[dic
         # A sample without the field keeps being without it.
         return {"$cond": [{"$isArray": path}, {"$mergeObjects": [f"${field}", labels]}, f"${field}"]}
 
-    counts = {field: f"$$new.{name}" for field, name in zip(_sample_fields(eval_key), ("tp", "fp", "fn"), strict=True)}
+    counts = {
+        field: f"$$new.{name}"
+        for field, name in zip(_sample_fields(eval_key), ("tp", "fp", "fn"), strict=True)
+    }
     return [
         {
             "$set": {
@@ -217,9 +213,8 @@ def _mark_stages(label_field: str, ground_truth: str, eval_key: str) -> list[dic
     ]
 
 
-def _mark_batches(
-    token: ObjectId, images: Images, predictions: LabelTable, truth: LabelTable, matches: Matches
-) -> Iterator[list[dict[str, Any]]]:
+def _mark_batches(token: ObjectId, images: Images, comparison: Comparison) -> Iterator[list[dict[str, Any]]]:
+    predictions, truth, matches = comparison.predictions, comparison.truth, comparison.matches
     matched_by = matches.prediction
     true_iou = np.where(matched_by >= 0, matches.iou[matched_by] if len(matches.iou) else np.nan, np.nan)
     sides = (
@@ -264,14 +259,23 @@ def _partners(places: np.ndarray, table: LabelTable) -> list[str]:
     return [str(ids[place]) if place >= 0 else "" for place in places.tolist()]
 
 
-def _match_rows(predictions: LabelTable, truth: LabelTable, matches: Matches) -> Iterator[tuple[Any, ...]]:
+def _match_rows(comparison: Comparison) -> Iterator[tuple[Any, ...]]:
     """FiftyOne's ``(gt_label, pred_label, iou, pred_confidence, gt_id, pred_id)`` for its report."""
+    predictions, truth, matches = comparison.predictions, comparison.truth, comparison.matches
+    true_labels = truth.label
     confidences = [None if v != v else v for v in predictions.confidence.tolist()]
-    rows = zip(predictions.label, predictions.ids, confidences, matches.truth.tolist(), matches.iou.tolist(), strict=True)
+    rows = zip(
+        predictions.label,
+        predictions.ids,
+        confidences,
+        matches.truth.tolist(),
+        matches.iou.tolist(),
+        strict=True,
+    )
     for label, label_id, confidence, place, iou in rows:
         if place >= 0:
-            yield truth.label[place], label, iou, confidence, str(truth.ids[place]), str(label_id)
+            yield true_labels[place], label, iou, confidence, str(truth.ids[place]), str(label_id)
         else:
             yield None, label, None, confidence, None, str(label_id)
     for place in np.flatnonzero(matches.prediction < 0).tolist():
-        yield truth.label[place], None, None, None, str(truth.ids[place]), None
+        yield true_labels[place], None, None, None, str(truth.ids[place]), None

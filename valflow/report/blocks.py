@@ -69,9 +69,10 @@ class Quote:
 
 @dataclass(frozen=True)
 class Facts:
-    """Terms and what they are."""
+    """Terms and what they are; ``wide`` gives long answers more room."""
 
     items: Sequence[tuple[str, Text]]
+    wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -174,9 +175,7 @@ class Columns:
     right: Sequence[Block]
 
 
-Block = (
-    Paragraph | Heading | Quote | Facts | Table | Legend | Chart | Gallery | Checks | Listing | Columns
-)
+Block = Paragraph | Heading | Quote | Facts | Table | Legend | Chart | Gallery | Checks | Listing | Columns
 
 
 @dataclass(frozen=True)

@@ -46,25 +46,38 @@ def style_sheet(*names: str) -> str:
     return "\n".join(files("valflow.report").joinpath(n).read_text(encoding="utf-8") for n in names)
 
 
-def compose(panels: Sequence[str], columns: int = 1, gap: int = 16) -> str:
-    """One SVG file of several panels of equal size, with its style sheet, light and dark.
+def compose(panels: Sequence[str], columns: int = 1, legend: Sequence[tuple[str, str]] = ()) -> str:
+    """One SVG file of panels of equal size, with the colours' meaning and its style sheet, light and dark.
+
+    Args:
+        panels: SVG texts of this module.
+        columns: panels per row.
+        legend: (colour, words) below the panels.
 
     Raises:
         ValueError: there is no panel.
     """
     if not panels:
         raise ValueError("expected at least one panel to compose, found none")
+    gap = 18
     columns = min(columns, len(panels))
     width, height = _size(panels[0])
-    rows = math.ceil(len(panels) / columns)
-    total = (columns * (width + gap) + gap, rows * (height + gap) + gap)
+    total_width = columns * (width + gap) + gap
+    bottom = math.ceil(len(panels) / columns) * (height + gap) + gap
     placed = []
     for i, panel in enumerate(panels):
         x, y = gap + i % columns * (width + gap), gap + i // columns * (height + gap)
         placed.append(panel.replace("<svg ", f'<svg x="{x}" y="{y}" ', 1))
+    # Room by letters is rough, but there are only a few words.
+    start = gap
+    for colour, words in legend:
+        placed.append(f'<rect class="{colour}" x="{start}" y="{bottom - 2}" width="10" height="10" rx="2"/>')
+        placed.append(_text("", start + 16, bottom + 7, words))
+        start += 40 + 6 * len(words)
+    total_height = bottom + 22 if legend else bottom
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total[0]} {total[1]}" '
-        f'width="{total[0]}" height="{total[1]}" class="chart">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total_width} {total_height}" '
+        f'width="{total_width}" height="{total_height}" class="chart">'
         f"<style>{style_sheet('palette.css', 'charts.css')}</style>"
         f'<rect class="paper" width="100%" height="100%"/>{"".join(placed)}</svg>'
     )
@@ -94,7 +107,9 @@ def confidence_histogram(
     for i, n in enumerate(counts):
         if n:
             height = max(1.0, (bottom - top) * n / peak)
-            bars += _split_bar(left + i * step + 0.75, step - 1.5, bottom - height, height, left, right, threshold)
+            bars += _split_bar(
+                left + i * step + 0.75, step - 1.5, bottom - height, height, left, right, threshold
+            )
     marks = [_line("axis", left, bottom, right, bottom)]
     for share in (0.0, 0.5, 1.0):
         anchor = {0.0: "", 0.5: "middle", 1.0: "end"}[share]
@@ -103,7 +118,9 @@ def confidence_histogram(
         x = left + min(max(threshold, 0.0), 1.0) * (right - left)
         leaning = "end" if threshold > 0.5 else ""
         marks.append(_line("threshold", x, top - 10, x, bottom))
-        marks.append(_text(f"at {leaning}", x + (-4 if leaning else 4), top - 3, formats.threshold(threshold)))
+        marks.append(
+            _text(f"at {leaning}", x + (-4 if leaning else 4), top - 3, formats.threshold(threshold))
+        )
     words = formats.counted(total, "label")
     if without_confidence:
         missing = f"{formats.count(without_confidence)} without confidence"
@@ -140,8 +157,8 @@ def decision_bars(rows: Sequence[tuple[str, Sequence[tuple[str, int]]]]) -> str:
 
 def precision_recall(curves: Sequence[Curve], points: Sequence[OperatingPoint] = ()) -> str:
     """Precision over recall, with whole sets of labels as points on the plane."""
-    width, height = 440, 320
-    left, right, top, bottom = 34, width - 14, 12, height - 36
+    width, height = 440, 330
+    left, right, top, bottom = 34, width - 14, 26, height - 36
 
     def at(r: float, p: float) -> tuple[float, float]:
         return left + min(max(r, 0), 1) * (right - left), bottom - min(max(p, 0), 1) * (bottom - top)
@@ -153,8 +170,7 @@ def precision_recall(curves: Sequence[Curve], points: Sequence[OperatingPoint] =
         drawn.append(_text("end", left - 6, y + 3.5, f"{share:.2g}"))
         drawn.append(_text("middle", x, bottom + 14, f"{share:.2g}"))
     drawn.append(_line("axis", left, bottom, right, bottom) + _line("axis", left, top, left, bottom))
-    drawn.append(_text("middle", (left + right) / 2, height - 6, "recall"))
-    drawn.append(_text("", left + 8, bottom - 8, "precision"))
+    drawn.append(_text("end", right, height - 6, "recall") + _text("", 2, 11, "precision"))
     for curve in curves:
         pairs = zip(curve.recall, curve.precision, strict=True)
         path = [at(r, p) for r, p in pairs if math.isfinite(r) and math.isfinite(p)]
@@ -165,7 +181,8 @@ def precision_recall(curves: Sequence[Curve], points: Sequence[OperatingPoint] =
         x, y = at(point.recall, point.precision)
         drawn.append(f'<circle class="dot {point.colour}" cx="{x:.1f}" cy="{y:.1f}" r="6"/>')
     named = "; ".join(
-        f"{p.name}: precision {formats.decimal(p.precision)}, recall {formats.decimal(p.recall)}" for p in points
+        f"{p.name}: precision {formats.decimal(p.precision)}, recall {formats.decimal(p.recall)}"
+        for p in points
     )
     return _svg(width, height, f"Precision over recall. {named}".strip(), "".join(drawn))
 

@@ -13,6 +13,7 @@ from valflow.report.blocks import (
     Chart,
     Column,
     Gallery,
+    Heading,
     Legend,
     Paragraph,
     Section,
@@ -43,8 +44,9 @@ def class_section(record: Record) -> Section:
     if not rows:
         none = Paragraph("No labels: the model predicted nothing, or has not run yet.")
         return Section("classes", "Classes and thresholds", [none])
-    blocks: list[Block] = [Paragraph(_thresholds(record)), confidence_chart(rows), decision_chart(rows), _DECIDED]
-    return Section("classes", "Classes and thresholds", [*blocks, _class_table(rows)])
+    blocks: list[Block] = [Paragraph(_thresholds(record)), confidence_chart(rows)]
+    blocks += [Heading("Decisions by class"), decision_chart(rows), _DECIDED, _class_table(rows)]
+    return Section("classes", "Classes and thresholds", blocks)
 
 
 def confidence_chart(rows: Sequence[Mapping[str, Any]]) -> Chart:
@@ -111,14 +113,14 @@ def _thresholds(record: Record) -> str:
     chosen = record.get("thresholds") or {}
     default = formats.number(chosen.get("default"))
     own = {str(c): formats.number(t) for c, t in (chosen.get("per_class") or {}).items()}
-    special = [f"{c} {formats.threshold(t)}" for c, t in own.items() if t is not None]
+    special = [f"“{c}” at {formats.threshold(t)}" for c, t in own.items() if t is not None]
     if default is None and not special:
         return "There was no threshold: every label waited for a person."
     words = f"A label at or above {formats.threshold(default)} was approved without a person"
     if special:
         named = formats.joined(special[:LARGEST])
         more = len(special) - LARGEST
-        words += f"; thresholds of their own: {named}" + (f" and {more} more" if more > 0 else "")
+        words += f"; with thresholds of their own: {named}" + (f" and {more} more" if more > 0 else "")
     return words + ". Labels without a confidence and labels that failed a check always waited for a person."
 
 

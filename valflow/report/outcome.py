@@ -9,6 +9,7 @@ from valflow.report import formats
 from valflow.report.blocks import (
     Bar,
     Block,
+    Cell,
     Check,
     Checks,
     Code,
@@ -30,7 +31,10 @@ def verification_section(record: Record) -> Section | None:
         return None
     field = str(record.get("label_field", ""))
     announced, written = found.get("announced"), found.get("written")
-    changed = found.get("changed_elsewhere") or []
+    changed = [
+        c if isinstance(c, Mapping) else {"sample_id": c} for c in found.get("changed_elsewhere") or []
+    ]
+    changes = max(len(changed), formats.whole(found.get("changed_elsewhere_count")))
     checks = [
         Check(
             announced == written,
@@ -43,11 +47,11 @@ def verification_section(record: Record) -> Section | None:
             Code(field),
         ),
         Check(
-            not changed,
+            not changes,
             "Nothing else on these samples changed since triage",
             "other fields, tags and file paths are as they were"
-            if not changed
-            else f"somebody else changed {formats.counted(len(changed), 'sample')}; reported, not reverted",
+            if not changes
+            else f"somebody else changed {formats.counted(changes, 'sample')}; reported, not reverted",
             required=False,
         ),
     ]
@@ -56,7 +60,9 @@ def verification_section(record: Record) -> Section | None:
         on = formats.counted(found["samples_with_labels"], "sample")
         blocks.append(Paragraph([f"The labels of this run are on {on}, in the field ", Code(field), "."]))
     if changed:
-        rows = [[Code(str(c.get("sample_id"))), ", ".join(map(str, c.get("fields") or []))] for c in changed]
+        rows: list[list[Cell]] = [
+            [Code(str(c.get("sample_id"))), ", ".join(map(str, c.get("fields") or []))] for c in changed
+        ]
         blocks += [Heading("Changed by somebody else"), Table([Column("sample"), Column("fields")], rows, 10)]
     blocks += [*_labels_per_class(found.get("labels_per_class") or {}), *_schema(found.get("schema") or {})]
     return Section("verification", "Verification", blocks)
@@ -67,7 +73,9 @@ def _labels_per_class(counts: Mapping[str, Any]) -> list[Block]:
         return []
     ordered = sorted(counts.items(), key=lambda c: (-formats.whole(c[1]), str(c[0])))
     peak = formats.whole(ordered[0][1]) or 1
-    rows = [[str(c), formats.count(n), Bar([("approved", formats.whole(n))], peak)] for c, n in ordered]
+    rows: list[list[Cell]] = [
+        [str(c), formats.count(n), Bar([("approved", formats.whole(n))], peak)] for c, n in ordered
+    ]
     columns = [Column("class"), Column("labels", "number"), Column("share of the largest class", "bar")]
     return [Heading("Labels per class, as counted in the dataset"), Table(columns, rows, 15)]
 
@@ -75,7 +83,7 @@ def _labels_per_class(counts: Mapping[str, Any]) -> list[Block]:
 def _schema(schema: Mapping[str, Any]) -> list[Block]:
     if not schema:
         return []
-    rows = [[Code(str(name)), Code(str(kind))] for name, kind in schema.items()]
+    rows: list[list[Cell]] = [[Code(str(name)), Code(str(kind))] for name, kind in schema.items()]
     return [Heading("Schema"), Table([Column("field"), Column("type")], rows, 15)]
 
 
@@ -88,7 +96,7 @@ def files_section(record: Record) -> Section | None:
     if exports:
         columns = [Column("format"), Column("scope"), Column("samples", "number"), Column("labels", "number")]
         columns += [Column("read back"), Column("folder")]
-        rows = [
+        rows: list[list[Cell]] = [
             [
                 str(e.get("format")),
                 str(e.get("scope") or formats.NOTHING),
@@ -101,8 +109,10 @@ def files_section(record: Record) -> Section | None:
         ]
         blocks.append(Table(columns, rows))
     if artifacts:
-        rows_of_files = [[str(name).replace("_", " "), Link(str(a), str(a))] for name, a in artifacts.items()]
-        blocks += [Heading("Files"), Table([Column("what"), Column("where")], rows_of_files)]
+        places: list[list[Cell]] = [
+            [str(name).replace("_", " "), Link(str(a), str(a))] for name, a in artifacts.items()
+        ]
+        blocks += [Heading("Files"), Table([Column("what"), Column("where")], places)]
     return Section("files", "Exports and files", blocks)
 
 
@@ -115,8 +125,12 @@ def failed_section(record: Record) -> Section | None:
     words = f"{formats.counted(total, 'sample')} could not be labelled; the run is complete without them."
     if len(failed) < total:
         words += f" The first {len(failed)} are listed."
-    rows = [
-        [str(f.get("reason") or "unknown"), Code(str(f.get("filepath") or "")), Code(str(f.get("sample_id") or ""))]
+    rows: list[list[Cell]] = [
+        [
+            str(f.get("reason") or "unknown"),
+            Code(str(f.get("filepath") or "")),
+            Code(str(f.get("sample_id") or "")),
+        ]
         for f in failed
     ]
     table = [Table([Column("reason"), Column("file"), Column("sample")], rows, 10)] if rows else []

@@ -42,7 +42,9 @@ def render_report(
 
 @cache
 def _template() -> Template:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters["svg"] = Markup  # made by charts.py, which escapes
     environment.filters["address"] = formats.address
     environment.filters["inlines"] = blocks.inlines

@@ -36,7 +36,6 @@ def validation_section(record: Record) -> Section | None:
     validation = record.get("validation")
     if not validation:
         return None
-    rounds = [r for r in validation.get("rounds") or [] if isinstance(r, Mapping)]
     passed = bool(validation.get("passed"))
     words: list[Inline] = [
         "The frozen labels passed every critical check."
@@ -47,22 +46,46 @@ def validation_section(record: Record) -> Section | None:
     if page:
         words += [" ", Link("All checks with their results", page), "."]
     blocks: list[Block] = [Paragraph(words, "neutral" if passed else "bad")]
-    if rounds:
-        columns = [Column("round", "number"), Column("result"), Column("suites")]
-        columns += [Column("checks", "number"), Column("labels that failed", "number"), Column("failed checks")]
-        rows = [
-            [
-                formats.count(r.get("round")),
-                "passed" if r.get("passed") else "failed",
-                _names(r.get("suites")),
-                formats.count(r.get("checks")),
-                formats.count(r.get("failing_labels", 0)),
-                "; ".join(_check(c) for c in r.get("failed_checks") or ()) or "none",
-            ]
-            for r in rounds
-        ]
-        blocks.append(Table(columns, rows))
+    blocks += _rounds([r for r in validation.get("rounds") or [] if isinstance(r, Mapping)])
+    blocks += _checks([c for c in validation.get("checks") or [] if isinstance(c, Mapping)])
     return Section("validation", "Validation", blocks)
+
+
+def _rounds(rounds: Sequence[Mapping[str, Any]]) -> list[Block]:
+    if not rounds:
+        return []
+    columns = [Column("round"), Column("result"), Column("checks", "number")]
+    columns += [Column("labels that failed", "number"), Column("checks that failed")]
+    rows = [
+        [
+            formats.count(r.get("round")),
+            "passed" if r.get("passed") else "failed",
+            formats.count(r.get("checks")),
+            formats.count(r.get("failing_labels", 0)),
+            "; ".join(_words(c) for c in r.get("failed_checks") or ()) or "none",
+        ]
+        for r in rounds
+    ]
+    return [Table(columns, rows)]
+
+
+def _checks(checks: Sequence[Mapping[str, Any]]) -> list[Block]:
+    """The checks of the last round, those that failed first."""
+    if not checks:
+        return []
+    columns = [Column("check"), Column("severity"), Column("result"), Column("observed")]
+    order = {"error": 0, "failed": 1, "passed": 2, "skipped": 3}
+    rows = [
+        [
+            str(c.get("title") or c.get("type") or formats.NOTHING),
+            str(c.get("severity") or formats.NOTHING),
+            _result(c),
+            str(c.get("error") or c.get("skipped_reason") or c.get("observed") or ""),
+        ]
+        for c in checks
+    ]
+    rows.sort(key=lambda row: order.get(row[2], 1))
+    return [Heading("Checks of the last round"), Table(columns, rows, 30)]
 
 
 def evaluation_section(record: Record) -> Section | None:
@@ -88,7 +111,10 @@ def evaluation_section(record: Record) -> Section | None:
         ]
     )
     how = Paragraph(
-        ["In FiftyOne: ", Code(f"dataset.load_evaluation_results({str(metrics.get('eval_key'))!r}).print_report()")]
+        [
+            "In FiftyOne: ",
+            Code(f'dataset.load_evaluation_results("{metrics.get("eval_key")}").print_report()'),
+        ]
     )
     blocks += [Columns([chart], [facts, how])] if chart else [facts, how]
     blocks += _per_class(run.get("per_class") or [])
@@ -129,7 +155,12 @@ def _bought(run: Mapping[str, Any]) -> str:
 
 
 def _comparison(sets: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
-    columns = [Column("labels"), Column("number", "number"), Column("right", "number"), Column("wrong", "number")]
+    columns = [
+        Column("labels"),
+        Column("number", "number"),
+        Column("right", "number"),
+        Column("wrong", "number"),
+    ]
     columns += [Column("missed", "number"), *(Column(title, "number") for _, title in _RATIOS)]
     columns += [Column("mAP", "number"), Column("mAP50", "number")]
     rows: list[list[Cell]] = [
@@ -158,7 +189,9 @@ def _curves(run: Mapping[str, Any]) -> Chart | None:
         return None
     note = "All classes together, from the most confident label down; a point is a whole set of labels."
     legend = Legend(tuple((_COLOURS[k], t) for k, t in _SETS if (run.get("pr_curve") or {}).get(k)))
-    return Chart("precision-recall", "Precision and recall", [charts.precision_recall(found, points)], 1, note, legend)
+    return Chart(
+        "precision-recall", "Precision and recall", [charts.precision_recall(found, points)], 1, note, legend
+    )
 
 
 def _per_class(rows: Sequence[Mapping[str, Any]]) -> list[Block]:
@@ -192,21 +225,24 @@ def _validation_page(record: Record) -> str:
     return (pages or list(found.values()) or [""])[0]
 
 
-def _names(values: Any) -> str:
-    return ", ".join(map(str, values)) if isinstance(values, list | tuple) else str(values or formats.NOTHING)
+def _result(check: Mapping[str, Any]) -> str:
+    if check.get("error"):
+        return "error"
+    success = check.get("success")
+    return "skipped" if success is None else "passed" if success else "failed"
 
 
-def _check(check: Any) -> str:
+def _words(check: Any) -> str:
     if not isinstance(check, Mapping):
         return str(check)
-    return " ".join(f"{k.replace('_', ' ')} {v}" for k, v in check.items() if not isinstance(v, dict | list))
+    return str(check.get("title") or check.get("type") or "unnamed")
 
 
 def _cause(worst: Mapping[str, Any]) -> str:
     if worst.get("kind") == "missed":
         return "missed"
     cause = str(worst.get("cause") or worst.get("kind") or "").replace("_", " ")
-    return f"{cause}: is {worst['true_label']}" if worst.get("true_label") is not None else cause
+    return f"{cause}, truly {worst['true_label']}" if worst.get("true_label") is not None else cause
 
 
 def _box(values: Any) -> tuple[float, float, float, float] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,13 +27,6 @@ from valflow.report.summary import spot_check_sentence
 
 Record = Mapping[str, Any]
 
-_ITEMS = {
-    "reviewed": "The review queue was worked through",
-    "problems": "Problem labels were tagged",
-    "spot_check": "A random draw of the approved labels was judged",
-    "thresholds": "The thresholds are written down",
-    "issues": "Systematic issues were noted",
-}
 _VIA = {"cli": "command line", "prefect": "Prefect form", "app": "App", "policy": "policy"}
 
 
@@ -50,7 +44,12 @@ def _decision(record: Record) -> list[Block]:
         what = str(decision.get("decision", formats.NOTHING))
         via = _VIA.get(str(decision.get("via")), str(decision.get("via") or "an unknown way"))
         facts.append(("decision", f"{what}, in round {formats.whole(decision.get('round')) or 1}"))
-        facts.append(("reviewer", f"{decision.get('reviewer') or 'policy'}, by {via}, {formats.when(decision.get('time'))}"))
+        facts.append(
+            (
+                "reviewer",
+                f"{decision.get('reviewer') or 'policy'}, by {via}, {formats.when(decision.get('time'))}",
+            )
+        )
     if review.get("opened_at"):
         opened = f"opened {formats.when(review['opened_at'])}"
         closed = f", decided {formats.when(review['decided_at'])}" if review.get("decided_at") else ""
@@ -63,7 +62,7 @@ def _decision(record: Record) -> list[Block]:
     if not decision:
         blocks.append(Paragraph("Nobody has decided yet."))
     if facts:
-        blocks.append(Facts(facts))
+        blocks.append(Facts(facts, wide=True))
     if decision.get("override"):
         reason = f"Evidence was missing; the decision went through with a reason: {decision['override']}"
         blocks.append(Paragraph(reason, "waiting"))
@@ -76,7 +75,14 @@ def _reviewers(record: Record) -> list[Block]:
     people = (record.get("review") or {}).get("reviewers") or {}
     if not people:
         return []
-    kinds = [("approved", "approved"), ("rejected", "rejected"), ("tagged", "tagged"), ("judged", "spot-checked")]
+    kinds = [
+        ("approved", "approved"),
+        ("rejected", "rejected"),
+        ("tagged", "tagged"),
+        ("judged", "spot-checked"),
+    ]
+    if any(done.get("undecided") for done in people.values()):
+        kinds.insert(2, ("undecided", "set back"))
     columns = [Column("reviewer"), *(Column(title, "number") for _, title in kinds)]
     rows = [[str(name), *(formats.count(done.get(k, 0)) for k, _ in kinds)] for name, done in people.items()]
     return [Heading("What each reviewer did"), Table(columns, rows)]
@@ -89,7 +95,7 @@ def _checklist(record: Record) -> list[Block]:
     checks = [
         Check(
             bool(i.get("ok")),
-            _ITEMS.get(str(i.get("item")), str(i.get("item"))),
+            str(i.get("title") or i.get("item")),
             str(i.get("evidence") or ""),
             bool(i.get("required")),
         )
@@ -104,20 +110,26 @@ def _spot_check(record: Record) -> list[Block]:
         missing = "No spot-check was drawn, so nothing is proven about the labels approved without a person."
         return [Heading("Spot-check"), Paragraph(missing)]
     proven = spot_check_sentence(record)
-    drawn = f"{formats.count(audit.get('drawn'))} of {formats.counted(audit.get('population'), 'approved label')}"
+    drawn = (
+        f"{formats.count(audit.get('drawn'))} of {formats.counted(audit.get('population'), 'approved label')}"
+    )
     words: list[Inline] = [f"{drawn} were drawn at random (seed {audit.get('seed', formats.NOTHING)})"]
     if proven:
-        words.append(f" and judged without sight of their confidence: {proven}.")
+        by = formats.joined([str(r) for r in audit.get("reviewers") or []])
+        words.append(f" and judged{' by ' + by if by else ''} without sight of their confidence: {proven}.")
     else:
         words.append(f"; {formats.count(audit.get('judged'))} are judged, so nothing is proven yet.")
     blocks: list[Block] = [Heading("Spot-check"), Paragraph(words)]
     verdicts = audit.get("verdicts") or {}
     if verdicts:
-        ordered = sorted(verdicts.items(), key=lambda v: (v[0] != "correct", -formats.whole(v[1]), v[0]))
+        given = [(v, n) for v, n in verdicts.items() if formats.whole(n)]
+        ordered = sorted(given, key=lambda v: (v[0] != "correct", -formats.whole(v[1]), v[0]))
         blocks.append(Facts([(str(v).replace("_", " "), formats.count(n)) for v, n in ordered]))
     if formats.whole(audit.get("approved_since")):
         since = formats.counted(audit["approved_since"], "label")
-        blocks.append(Paragraph(f"{since} were approved after the draw; it says nothing about those.", "waiting"))
+        blocks.append(
+            Paragraph(f"{since} were approved after the draw; it says nothing about those.", "waiting")
+        )
     return blocks
 
 
@@ -129,8 +141,8 @@ def _problems(record: Record) -> list[Block]:
     name, dataset = str(ordered[0][0]), str(record.get("dataset", ""))
     code = (
         "import fiftyone as fo\n\n"
-        f"dataset = fo.load_dataset({dataset!r})\n"
-        f"view = dataset.match_tags({name!r})\n"
+        f"dataset = fo.load_dataset({_quoted(dataset)})\n"
+        f"view = dataset.match_tags({_quoted(name)})\n"
         'session = fo.launch_app(view, address="127.0.0.1")'
     )
     return [
@@ -147,3 +159,8 @@ def _issues(record: Record) -> list[Block]:
     if not rows:
         return []
     return [Heading("Issues noted by class"), Table([Column("class"), Column("note")], rows)]
+
+
+def _quoted(name: str) -> str:
+    # A JSON text in double quotes is a Python text, too.
+    return json.dumps(name, ensure_ascii=False)

@@ -13,7 +13,7 @@ Record = Mapping[str, Any]
 
 STAGES = ("infer", "triage", "review", "validate", "finalize", "evaluate", "export", "report")
 # The stage that is at work (or waited for) in each state.
-_AT_WORK = {
+AT_WORK = {
     State.CREATED: "infer",
     State.PREDICTED: "triage",
     State.IN_REVIEW: "review",
@@ -25,16 +25,23 @@ _AT_WORK = {
 
 def steps_of(record: Record) -> list[Step]:
     """One step per stage."""
-    timings = record.get("timings") or {}
-    return [
-        Step(
-            stage,
-            progress := _progress(record, stage),
-            *(_figures(record, stage) if progress in ("done", "now") else _why_not(record, stage, progress)),
-            time=_time(record, stage, timings),
-        )
-        for stage in STAGES
-    ]
+    steps = []
+    for stage in STAGES:
+        progress = _progress(record, stage)
+        reached = progress in ("done", "now")
+        figure, note = _figures(record, stage) if reached else (_why_not(record, progress), "")
+        steps.append(Step(stage, progress, figure, note, _time(record, stage)))
+    return steps
+
+
+def stage_of(state: Any) -> str:
+    """The stage that is at work in a state; empty for a state in which none is."""
+    return AT_WORK.get(known, "") if (known := _known(state)) else ""
+
+
+def failed_in(record: Record) -> str:
+    """The stage in which a failed run failed; empty where nobody wrote it down."""
+    return stage_of(record.get("failed_from") or _entered_from(record, State.FAILED))
 
 
 def _progress(record: Record, stage: str) -> Progress:
@@ -43,14 +50,12 @@ def _progress(record: Record, stage: str) -> Progress:
     if state is State.FINALIZED:
         return _afterwards(record, stage) if place > STAGES.index("finalize") else "done"
     if state is State.DISCARDED:
-        before = _known(_entered_from(record, State.DISCARDED)) or State.IN_REVIEW
-        reached = STAGES.index(_AT_WORK.get(before, "review"))
-        return "done" if place < reached or stage == "review" == STAGES[reached] else "skipped"
+        reached = STAGES.index(stage_of(_entered_from(record, State.DISCARDED)) or "review")
+        return "done" if place < reached or place == reached == STAGES.index("review") else "skipped"
     if state is State.FAILED:
-        before = _known(record.get("failed_from") or _entered_from(record, State.FAILED)) or State.CREATED
-        reached = STAGES.index(_AT_WORK.get(before, "infer"))
+        reached = STAGES.index(failed_in(record) or "infer")
         return "done" if place < reached else "failed" if place == reached else "ahead"
-    reached = STAGES.index(_AT_WORK[state]) if state in _AT_WORK else 0
+    reached = STAGES.index(stage_of(state) or "infer")
     return "done" if place < reached else "now" if place == reached else "ahead"
 
 
@@ -65,12 +70,12 @@ def _afterwards(record: Record, stage: str) -> Progress:
     return "done" if made else "ahead" if wanted else "skipped"
 
 
-def _why_not(record: Record, stage: str, progress: Progress) -> tuple[str, str]:
+def _why_not(record: Record, progress: Progress) -> str:
     if progress == "failed":
-        return "stopped here", ""
+        return "stopped here"
     if progress == "ahead":
-        return "not yet", ""
-    return ("not run" if record.get("state") == State.DISCARDED else "not asked for"), ""
+        return "not yet"
+    return "not run" if record.get("state") == State.DISCARDED else "not asked for"
 
 
 def _figures(record: Record, stage: str) -> tuple[str, str]:
@@ -90,16 +95,23 @@ def _figures(record: Record, stage: str) -> tuple[str, str]:
             return "", ""
         failed = len(rounds[-1].get("failed_checks") or ())
         figure = formats.counted(rounds[-1].get("checks"), "check")
-        return figure, (f"{failed} failed" if failed else "all passed")
+        noticed = formats.counted(failed, "warning") if rounds[-1].get("passed") else f"{failed} failed"
+        return figure, noticed if failed else "all passed"
     if stage == "finalize":
         written = (record.get("verification") or {}).get("written", counts.get("finalized"))
-        return (f"{formats.counted(written, 'label')}", "written") if formats.number(written) is not None else ("", "")
+        return (
+            (f"{formats.counted(written, 'label')}", "written")
+            if formats.number(written) is not None
+            else ("", "")
+        )
     if stage == "evaluate":
         approved = ((record.get("metrics") or {}).get("run") or {}).get("approved") or {}
-        return f"precision {formats.percent(approved.get('precision'))}", "of the approved labels"
+        return f"{formats.percent(approved.get('precision'))} precise", "approved labels"
     if stage == "export":
         exports = record.get("exports") or []
-        return formats.counted(len(exports), "export"), formats.joined([str(e.get("format")) for e in exports])
+        return formats.counted(len(exports), "export"), formats.joined(
+            [str(e.get("format")) for e in exports]
+        )
     return "this page", ""
 
 
@@ -122,8 +134,8 @@ def _review(record: Record) -> tuple[str, str]:
     return words, f"by {decision.get('reviewer') or 'policy'}" + (f", {again}" if again else "")
 
 
-def _time(record: Record, stage: str, timings: Mapping[str, Any]) -> str:
-    seconds = timings.get(stage)
+def _time(record: Record, stage: str) -> str:
+    seconds = (record.get("timings") or {}).get(stage)
     if stage == "review":
         seconds = (record.get("review") or {}).get("seconds", seconds)
     return "" if formats.number(seconds) is None else formats.duration(seconds)

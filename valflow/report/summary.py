@@ -7,6 +7,7 @@ from typing import Any
 
 from valflow.report import formats
 from valflow.report.blocks import Code, Headline, Inline, Link, Paragraph, Strong, Text, Tone
+from valflow.report.steps import failed_in
 from valflow.states import SHOWN_AS, State
 
 Record = Mapping[str, Any]
@@ -69,22 +70,22 @@ def summary_of(record: Record) -> list[Paragraph]:
         on = f", on {formats.counted(placed, 'sample')}" if formats.number(placed) is not None else ""
         finalized = formats.count(counts.get("finalized"))
         pieces: list[Inline] = [Strong(f"{finalized} of {predicted}"), " are now in ", field, f"{on}. "]
-        pieces.append(f"The decision was made by {who}, {formats.when(decision.get('time'))}.")
+        pieces.append(f"Decided by {who} on {formats.when(decision.get('time'))}.")
         proven = spot_check_sentence(record)
-        return [Paragraph(pieces), *([Paragraph(f"Spot-check: {proven}.")] if proven else [])]
+        return [Paragraph(pieces), *([Paragraph(f"A random spot-check found {proven}.")] if proven else [])]
     if state == State.DISCARDED:
         note = f": {decision['note']}" if decision.get("note") else "."
         return [Paragraph(["The run was discarded by ", who, "; nothing entered ", field, note])]
     if state == State.IN_REVIEW:
         return _waiting(record, predicted)
-    words = {
+    words: dict[str, str] = {
         State.CREATED: "The model is still at work; nothing has been decided.",
         State.PREDICTED: "The predictions are there and are being sorted for the review.",
         State.REVIEWED: f"{who} decided; the labels are frozen and wait for the validation.",
         State.VALIDATED: "The frozen labels passed the validation and wait to be written.",
-        State.FINALIZING: "The approved labels are being written; repeating the run completes an interrupted write.",
+        State.FINALIZING: "The approved labels are being written; a retry completes an interrupted write.",
     }
-    return [Paragraph(words.get(_state(state), "Nothing is known about this state."))]
+    return [Paragraph(words.get(str(state), "Nothing is known about this state."))]
 
 
 def spot_check_sentence(record: Record) -> str:
@@ -92,10 +93,9 @@ def spot_check_sentence(record: Record) -> str:
     audit = record.get("audit") or {}
     if formats.number(audit.get("upper_bound")) is None:
         return ""
-    return (
-        f"{formats.count(audit.get('wrong'))} wrong of {formats.count(audit.get('judged'))}: "
-        f"at most {formats.percent_at_most(audit['upper_bound'])} wrong ({formats.level(audit.get('confidence'))})"
-    )
+    found = f"{formats.count(audit.get('wrong'))} wrong of {formats.count(audit.get('judged'))}"
+    bound, level = formats.percent_at_most(audit["upper_bound"]), formats.level(audit.get("confidence"))
+    return f"{found}: at most {bound} wrong ({level})"
 
 
 def headlines_of(record: Record) -> list[Headline]:
@@ -105,44 +105,49 @@ def headlines_of(record: Record) -> list[Headline]:
         return []
     predicted = formats.whole(counts.get("predicted"))
     asides = [("empty_samples", "empty"), ("failed_samples", "failed")]
-    aside = ", ".join(f"{formats.count(counts[k])} {word}" for k, word in asides if formats.whole(counts.get(k)))
+    aside = ", ".join(
+        f"{formats.count(counts[k])} {word}" for k, word in asides if formats.whole(counts.get(k))
+    )
     found = [
         Headline(formats.count(counts.get("samples")), "samples", aside),
         Headline(formats.count(counts.get("predicted")), "predicted labels", _per_sample(counts)),
     ]
+    return [*found, *_decided(record, counts, predicted), *_proven(record)][:6]
+
+
+def _decided(record: Record, counts: Mapping[str, Any], predicted: int) -> list[Headline]:
+    tones: list[tuple[str, Tone]] = [("approved", "good"), ("undecided", "waiting"), ("rejected", "neutral")]
     if record.get("state") == State.FINALIZED:
-        keys = [("finalized", "finalized", "good"), ("discarded", "discarded", "neutral")]
-    else:
-        keys = [("approved", "approved", "good"), ("undecided", "undecided", "waiting"), ("rejected", "rejected", "neutral")]
-    for key, name, tone in keys:
-        if formats.number(counts.get(key)) is not None:
-            share = formats.percent(formats.whole(counts[key]) / predicted) if predicted else ""
-            note = f"{share} of all" if share else ""
-            tone = tone if formats.whole(counts[key]) else "neutral"
-            found.append(Headline(formats.count(counts[key]), name, note, tone))  # type: ignore[arg-type]
+        tones = [("finalized", "good"), ("discarded", "neutral")]
+    found = []
+    for name, tone in tones:
+        if formats.number(counts.get(name)) is not None:
+            amount = formats.whole(counts[name])
+            note = f"{formats.percent(amount / predicted)} of all" if predicted else ""
+            found.append(Headline(formats.count(amount), name, note, tone if amount else "neutral"))
+    return found
+
+
+def _proven(record: Record) -> list[Headline]:
+    found = []
     audit = record.get("audit") or {}
     if formats.number(audit.get("upper_bound")) is not None:
-        note = f"{formats.count(audit.get('wrong'))} of {formats.count(audit.get('judged'))} drawn, {formats.level(audit.get('confidence'))} sure"
-        found.append(Headline(f"≤ {formats.percent_at_most(audit['upper_bound'])}", "wrong among approved", note))
+        drawn = f"{formats.count(audit.get('wrong'))} of {formats.count(audit.get('judged'))} drawn"
+        bound = f"≤ {formats.percent_at_most(audit['upper_bound'])}"
+        note = f"{drawn}, {formats.level(audit.get('confidence'))} sure"
+        found.append(Headline(bound, "wrong among approved", note))
     precision = (((record.get("metrics") or {}).get("run") or {}).get("approved") or {}).get("precision")
     if formats.number(precision) is not None:
         found.append(Headline(formats.percent(precision), "precision of approved", "against ground truth"))
-    return found[:6]
-
-
-def _state(value: Any) -> State | None:
-    try:
-        return State(value)
-    except ValueError:
-        return None
+    return found
 
 
 def _failure(record: Record) -> list[Inline]:
     failures = [h for h in record.get("history") or [] if h.get("to") == State.FAILED]
-    last = failures[-1] if failures else {}
-    stopped = f"The run stopped while it was {last.get('from') or record.get('failed_from') or 'at work'}."
-    why = str(last.get("note") or record.get("error") or "The history below says more.")
-    return [Strong(stopped), " ", why, " It continues where it stopped when it is started again."]
+    stage = failed_in(record)
+    stopped = f"The run stopped in the stage {stage}." if stage else "The run stopped."
+    why = str((failures[-1] if failures else {}).get("note") or "The history below says more.")
+    return [Strong(stopped), f" {why} ", "It continues there when it is started again."]
 
 
 def _waiting(record: Record, predicted: str) -> list[Paragraph]:
@@ -152,10 +157,11 @@ def _waiting(record: Record, predicted: str) -> list[Paragraph]:
         f"{formats.count(counts.get('undecided'))} undecided",
         f"{formats.count(counts.get('rejected'))} rejected",
     ]
-    pieces: list[Inline] = [Strong(f"{predicted} await a decision"), f": {formats.joined(parts)}. "]
-    pieces += ["Decide with ", Code(f"valflow finalize {record.get('run', '')}"), " or "]
-    pieces += [Code(f"valflow discard {record.get('run', '')}"), "."]
-    found = [Paragraph(pieces)]
+    run = str(record.get("run", "RUN"))
+    found = [
+        Paragraph([Strong(f"{predicted} await a decision"), f": {formats.joined(parts)}."]),
+        Paragraph(["Decide with ", Code(f"valflow finalize {run}"), ", or discard the run."]),
+    ]
     if formats.whole(record.get("round")) > 1:
         again = f"Round {record['round']}: the review was opened again; the history below says why."
         found.append(Paragraph(again, "waiting"))

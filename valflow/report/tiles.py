@@ -63,7 +63,7 @@ def crops(
         (position in ``tiles``, RGB picture of ``size`` x ``size`` pixels).
     """
     path, image, problem = None, None, ""
-    for i in sorted(range(len(tiles)), key=lambda i: tiles[i].filepath):
+    for i in sorted(range(len(tiles)), key=lambda i: str(tiles[i].filepath)):
         tile = tiles[i]
         if tile.filepath != path:
             path = tile.filepath

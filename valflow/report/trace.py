@@ -39,7 +39,10 @@ def settings_section(record: Record) -> Section:
     if timings:
         machine = sum(formats.number(s) or 0.0 for stage, s in timings.items() if stage != "review")
         times = [(str(stage), formats.duration(s)) for stage, s in timings.items()]
-        blocks += [Heading("Time per stage"), Facts([*times, ("together, without the review", formats.duration(machine))])]
+        blocks += [
+            Heading("Time per stage"),
+            Facts([*times, ("all but the review", formats.duration(machine))]),
+        ]
     config = record.get("config") or {}
     if config:
         blocks += [Heading("Configuration"), Listing(as_yaml(config), "yaml")]
@@ -70,8 +73,14 @@ def _states(before: Any, after: Any) -> str:
 
 def _note(entry: Mapping[str, Any]) -> str:
     figures = entry.get("figures") or {}
-    named = [f"{str(k).replace('_', ' ')} {_figure(v)}" for k, v in figures.items() if not isinstance(v, dict | list)]
-    return " · ".join([*([str(entry["note"])] if entry.get("note") else []), *([", ".join(named)] if named else [])])
+    named = [
+        f"{str(k).replace('_', ' ')} {_figure(v)}"
+        for k, v in figures.items()
+        if not isinstance(v, dict | list)
+    ]
+    return " · ".join(
+        [*([str(entry["note"])] if entry.get("note") else []), *([", ".join(named)] if named else [])]
+    )
 
 
 def _figure(value: Any) -> str:

@@ -1,0 +1,1 @@
+"""The demo: real handwritten digits on synthetic sheets, and a small detector that makes real mistakes."""

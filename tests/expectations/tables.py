@@ -1,0 +1,60 @@
+"""Tables that meet every shipped check, and the parameters of their run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+# (label_id, sample_id, class, confidence, box, source, threshold)
+_ROWS = [
+    ("label-0", "sample-0", "cat", 0.95, (0.0, 0.0, 0.5, 0.5), "auto", 0.7),
+    ("label-1", "sample-0", "dog", 0.80, (0.5, 0.5, 0.5, 0.5), "auto", 0.8),
+    ("label-2", "sample-0", "cat", None, (0.2, 0.2, 0.1, 0.1), "human", None),
+    ("label-3", "sample-1", "dog", 0.30, (0.1, 0.1, 0.3, 0.3), "edited", None),
+    ("label-4", "sample-1", "cat", 0.75, (0.0, 0.0, 1.0, 1.0), "auto", 0.7),
+    ("label-5", "sample-1", "dog", None, (0.4, 0.1, 0.2, 0.2), "auto", None),
+]
+
+
+def make_labels(row: int | None = None, **changes: Any) -> pd.DataFrame:
+    """Labels that pass; ``make_labels(3, x=-0.2)`` changes one row, without a number the whole column."""
+    columns = ["label_id", "sample_id", "label", "confidence", "box", "source", "threshold"]
+    table = pd.DataFrame(_ROWS, columns=columns).astype({"confidence": float, "threshold": float})
+    boxes = pd.DataFrame(table.pop("box").tolist(), columns=["x", "y", "w", "h"])
+    table = pd.concat([table, boxes], axis=1)
+    table["filepath"] = "/images/" + table["sample_id"] + ".png"
+    table["duplicate_iou"] = 0.0
+    table = table.astype(dict.fromkeys(("label_id", "sample_id", "filepath", "label", "source"), "str"))
+    table = _changed(table, row, changes)
+    table["x2"], table["y2"] = table["x"] + table["w"], table["y"] + table["h"]
+    return table
+
+
+def make_samples(row: int | None = None, **changes: Any) -> pd.DataFrame:
+    """Samples that pass; changed as by ``make_labels``."""
+    table = pd.DataFrame({"sample_id": ["sample-0", "sample-1"], "file_exists": True, "labels": [3, 3]})
+    table["filepath"] = "/images/" + table["sample_id"] + ".png"
+    return _changed(table.astype({"sample_id": "str", "filepath": "str"}), row, changes)
+
+
+def make_tables(
+    labels: pd.DataFrame | None = None, samples: pd.DataFrame | None = None
+) -> dict[str, pd.DataFrame]:
+    """Both tables; what is not given passes."""
+    return {
+        "labels": make_labels() if labels is None else labels,
+        "samples": make_samples() if samples is None else samples,
+    }
+
+
+def make_parameters(**changes: Any) -> dict[str, Any]:
+    """Parameters of a run that had one before it."""
+    mix = {"values": ["cat", "dog"], "weights": [0.5, 0.5]}
+    return {"classes": ["cat", "dog"], "max_labels_per_sample": 10, "previous_class_mix": mix, **changes}
+
+
+def _changed(table: pd.DataFrame, row: int | None, changes: dict[str, Any]) -> pd.DataFrame:
+    for column, value in changes.items():
+        table.loc[slice(None) if row is None else row, column] = value
+    return table

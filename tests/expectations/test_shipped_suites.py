@@ -1,0 +1,143 @@
+"""Every shipped check, on a table that meets it and on one that does not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from expectations.gate import validate
+from expectations.loader import check_suites, shipped_suites
+from tests.expectations.tables import make_labels, make_parameters, make_samples, make_tables
+
+NAN = float("nan")
+LABELS_THERE = "there must be approved labels"
+LABEL_ID = "every label must have an id"
+LABEL_ID_ONCE = "no two labels may share an id"
+CLASS = "every label must have a class"
+CLASS_ALLOWED = "the class must be an allowed one"
+CONFIDENCE = "an automatically approved label must have a confidence"
+CONFIDENCE_RANGE = "the confidence must lie between 0 and 1"
+THRESHOLD = "an automatically approved label must reach the threshold of its class"
+BOX = "the box must lie inside the image and have an area"
+DUPLICATE = "a label must not double a stronger one of its class"
+MIX = "the mix of classes should be like in the last finalized run"
+SAMPLES_THERE = "there must be samples with approved labels"
+SAMPLE_ID = "every sample must have an id"
+SAMPLE_ID_ONCE = "no two samples may share an id"
+MEDIA = "the media file must exist"
+COUNT = "the number of labels of a sample must be within bounds"
+
+LABELS_FAIL: list[Any] = [
+    pytest.param(make_labels(2, label_id=None), LABEL_ID, {"row 2 (no id)"}, id="label without id"),
+    pytest.param(make_labels(1, label_id="label-0"), LABEL_ID_ONCE, {"label-0"}, id="id twice"),
+    pytest.param(make_labels(0, label=None), CLASS, {"label-0"}, id="label without class"),
+    pytest.param(make_labels(0, label="zebra"), CLASS_ALLOWED, {"label-0"}, id="class not allowed"),
+    pytest.param(make_labels(0, label="Cat"), CLASS_ALLOWED, {"label-0"}, id="class in other letters"),
+    pytest.param(make_labels(4, confidence=NAN), CONFIDENCE, {"label-4"}, id="approved without confidence"),
+    pytest.param(make_labels(3, confidence=1.01), CONFIDENCE_RANGE, {"label-3"}, id="confidence above 1"),
+    pytest.param(make_labels(3, confidence=-0.1), CONFIDENCE_RANGE, {"label-3"}, id="confidence below 0"),
+    pytest.param(make_labels(1, confidence=0.799), THRESHOLD, {"label-1"}, id="under its threshold"),
+    pytest.param(make_labels(0, x=-0.01), BOX, {"label-0"}, id="box out on the left"),
+    pytest.param(make_labels(0, y=-0.01), BOX, {"label-0"}, id="box out above"),
+    pytest.param(make_labels(1, w=0.51), BOX, {"label-1"}, id="box out on the right"),
+    pytest.param(make_labels(1, h=0.51), BOX, {"label-1"}, id="box out below"),
+    pytest.param(make_labels(2, w=0.0), BOX, {"label-2"}, id="box without width"),
+    pytest.param(make_labels(2, h=-0.1), BOX, {"label-2"}, id="box of negative height"),
+    pytest.param(make_labels(2, x=NAN), BOX, {"label-2"}, id="box with a missing number"),
+    pytest.param(make_labels(2, x=NAN, y=NAN, w=NAN, h=NAN), BOX, {"label-2"}, id="box of missing numbers"),
+    pytest.param(make_labels(2, w=float("inf")), BOX, {"label-2"}, id="box without end"),
+    pytest.param(make_labels(3, duplicate_iou=0.901), DUPLICATE, {"label-3"}, id="double of a stronger one"),
+]
+SAMPLES_FAIL: list[Any] = [
+    pytest.param(make_samples(0, sample_id=None), SAMPLE_ID, {"row 0 (no id)"}, id="sample without id"),
+    pytest.param(make_samples(1, sample_id="sample-0"), SAMPLE_ID_ONCE, {"sample-0"}, id="id twice"),
+    pytest.param(make_samples(1, file_exists=False), MEDIA, {"sample-1"}, id="media file gone"),
+    pytest.param(make_samples(1, labels=0), COUNT, {"sample-1"}, id="no label in a sample"),
+    pytest.param(make_samples(1, labels=11), COUNT, {"sample-1"}, id="too many labels in a sample"),
+]
+PASS: list[Any] = [
+    pytest.param(make_labels(), {}, id="plain"),
+    pytest.param(make_labels(1, confidence=0.8), {}, id="exactly at the threshold"),
+    pytest.param(make_labels(0, x=-0.0005), {}, id="box out by less than the tolerance"),
+    pytest.param(make_labels(3, duplicate_iou=0.9), {}, id="overlap exactly at the limit"),
+    pytest.param(make_labels(confidence=NAN, source="human", threshold=NAN), {}, id="all drawn by people"),
+    pytest.param(make_labels(confidence=NAN, threshold=NAN), {}, id="predictions approved by people"),
+    pytest.param(make_labels(3, threshold=0.9), {}, id="edited label under a threshold"),
+    pytest.param(make_labels(0, label="zebra"), {"classes": None}, id="no list of classes"),
+    pytest.param(make_labels(), {"previous_class_mix": None}, id="no earlier run"),
+]
+
+
+@pytest.mark.parametrize(("table", "changes"), PASS)
+def test_tables_that_pass(shipped, table, changes):
+    outcome = validate(make_tables(labels=table), shipped, make_parameters(**changes))
+    assert [check.title for check in outcome.blocking] == []
+    assert outcome.passed
+    assert outcome.failing_labels == {}
+
+
+@pytest.mark.parametrize(("table", "title", "failing"), LABELS_FAIL)
+def test_labels_that_fail(shipped, table, title, failing):
+    outcome = validate(make_tables(labels=table), shipped, make_parameters(previous_class_mix=None))
+    assert not outcome.passed
+    assert [check.title for check in outcome.failed] == [title]
+    assert set(outcome.failing_labels) == failing
+    assert all(reason.startswith(title) for reasons in outcome.failing_labels.values() for reason in reasons)
+    assert outcome.failing_samples == {}
+
+
+@pytest.mark.parametrize(("table", "title", "failing"), SAMPLES_FAIL)
+def test_samples_that_fail(shipped, table, title, failing):
+    outcome = validate(make_tables(samples=table), shipped, make_parameters())
+    assert not outcome.passed
+    assert [check.title for check in outcome.failed] == [title]
+    assert set(outcome.failing_samples) == failing
+    assert outcome.failing_labels == {}
+
+
+@pytest.mark.parametrize(
+    ("tables", "title"),
+    [
+        pytest.param(make_tables(labels=make_labels().iloc[:0]), LABELS_THERE, id="no labels"),
+        pytest.param(make_tables(samples=make_samples().iloc[:0]), SAMPLES_THERE, id="no samples"),
+    ],
+)
+def test_an_empty_table_blocks(shipped, tables, title):
+    outcome = validate(tables, shipped, make_parameters())
+    assert not outcome.passed
+    assert [check.title for check in outcome.blocking] == [title]
+
+
+@pytest.mark.parametrize(
+    ("mix", "status"),
+    [
+        pytest.param({"values": ["cat", "dog"], "weights": [0.5, 0.5]}, "passed", id="the same mix"),
+        pytest.param({"values": ["cat", "dog"], "weights": [0.6, 0.4]}, "passed", id="a small shift"),
+        pytest.param({"values": ["cat", "dog"], "weights": [0.9, 0.1]}, "failed", id="a large shift"),
+        pytest.param({"values": ["cat"], "weights": [1.0]}, "failed", id="a new class"),
+        pytest.param(None, "skipped", id="no earlier run"),
+    ],
+)
+def test_the_class_mix_warns_and_never_blocks(shipped, mix, status):
+    outcome = validate(make_tables(), shipped, make_parameters(previous_class_mix=mix))
+    check = next(check for check in outcome.checks if check.title == MIX)
+    assert (check.status, check.severity, outcome.passed) == (status, "warning", True)
+
+
+def test_one_new_label_among_many_does_not_warn(shipped):
+    mix = {"values": ["cat", "dog"], "weights": [0.5, 0.5]}
+    labels = make_labels().loc[[0, 1] * 100].assign(label_id=[f"label-{n}" for n in range(200)])
+    labels.iloc[7, labels.columns.get_loc("label")] = "zebra"
+    outcome = validate(make_tables(labels), shipped, make_parameters(classes=None, previous_class_mix=mix))
+    assert next(check for check in outcome.checks if check.title == MIX).status == "passed"
+
+
+def test_every_shipped_check_is_tested_here(shipped):
+    tested = {case.values[1] for case in LABELS_FAIL + SAMPLES_FAIL} | {LABELS_THERE, SAMPLES_THERE, MIX}
+    assert {item.description for suite in shipped for item in suite.items} == tested
+
+
+def test_the_shipped_suites_load_and_rehearse():
+    assert shipped_suites() == ["labels", "samples"]
+    assert check_suites(["labels", "samples"], "/") == []

@@ -1,0 +1,205 @@
+"""Commands that move a run: run, finalize, discard."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from valflow.cli.result import Result, reviewer_of, text_table
+from valflow.cli.views import describe, document_of
+from valflow.errors import DecisionRefused, StackError
+
+_POLL_SECONDS = 1.0
+_LONGEST_WAIT = 3600.0
+# Without a server, Prefect starts a temporary one; a busy machine needs longer than its usual 20 s.
+_PREFECT_SETTINGS = {
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+}
+
+
+def run(options: Any) -> Result:
+    """`valflow run`: in this process, or through the deployment."""
+    from valflow.config import load_config
+
+    config = load_config(options.config, options.set)
+    if options.dry_run:
+        from expectations.loader import check_suites
+        from valflow.planning import make_plan, plan_in_words
+
+        plan = make_plan(config, check_suites(config.validation.suites, Path.cwd()))
+        return Result(plan_in_words(plan), plan)
+    if options.deploy:
+        return _trigger(config)
+    _say(f"running {options.config} in this process")
+    return _run_here(config)
+
+
+def finalize(options: Any) -> Result:
+    """`valflow finalize`: preview, confirm, decide, and see the run through."""
+    from valflow import decisions, runs
+
+    reviewer = reviewer_of(options)
+    record = runs.load(options.run)
+    key = record["run"]
+    if record["state"] == "IN_REVIEW":
+        preview = decisions.preview(key, reviewer)
+        if options.preview or not (options.yes or options.digest):
+            _say(_dialog(preview, record))
+        if options.preview:
+            return Result("", _preview_document(preview))
+        digest = options.digest or (preview.digest if options.yes or _confirmed(preview) else None)
+        if digest is None:
+            return Result("not confirmed; nothing was decided", {"run": key, "outcome": "not confirmed"}, 1)
+        decision = decisions.Decision("finalize", reviewer, options.note, options.override, digest)
+        decisions.submit(key, decision)
+        _say(f"decided by {reviewer}: {preview.labels} labels on {preview.samples} samples, digest {preview.digest[:12]}")
+    elif record["state"] in ("FINALIZED", "DISCARDED", "CREATED", "PREDICTED"):
+        raise DecisionRefused(f"run {key} is {record['state']}; there is nothing to finalize")
+    else:
+        _say(f"run {key} was decided by {record['decision']['reviewer']} already ({record['state']}); going on from there")
+    return _see_through(key, wait=not options.no_wait)
+
+
+def discard(options: Any) -> Result:
+    """`valflow discard`."""
+    from valflow import decisions, runs
+
+    reviewer = reviewer_of(options)
+    record = runs.load(options.run)
+    if not options.yes:
+        _require_terminal()
+        question = f"discard run {record['run']} with {record['counts'].get('predicted', 0)} predictions? [y/N] "
+        if input(question).strip().lower() not in ("y", "yes"):
+            return Result("not confirmed; nothing was decided", {"run": record["run"], "outcome": "not confirmed"}, 1)
+    decided = decisions.submit(record["run"], decisions.Decision("discard", reviewer, options.note))
+    if decided.get("suspended_in"):
+        _resume(decided)
+    return Result(f"run {record['run']} was discarded; its predictions stay in the ledger", document_of(decided))
+
+
+def _trigger(config: Any) -> Result:
+    from valflow import preflight, prefect_api
+
+    preflight.check(config)
+    flow_run = prefect_api.trigger(config, name=config.run_name)
+    page = prefect_api.ui_url(flow_run)
+    return Result(
+        f"triggered the deployment: flow run {flow_run}\n{page}\nsee `valflow runs`; it waits for you when it is In Review",
+        {"flow_run": flow_run, "url": page, "outcome": "triggered"},
+    )
+
+
+def _run_here(config: Any) -> Result:
+    for name, value in _PREFECT_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    from flows.label_dataset import label_dataset
+    from valflow import runs
+
+    state = label_dataset(config, return_state=True)
+    outcome = state.result(raise_on_failure=True)
+    if outcome["run"] is None:
+        return Result(state.message, {"run": None, "outcome": outcome["outcome"], "message": state.message})
+    record = runs.load(outcome["run"])
+    document = {**document_of(record), "outcome": outcome["outcome"], "message": state.message}
+    if outcome["outcome"] == "skipped":
+        return Result(state.message, document)
+    return Result(describe(record), document)
+
+
+def _see_through(run: str, *, wait: bool) -> Result:
+    """Continue a decided run where it lives: the suspended Prefect run, or else this process."""
+    from valflow import runs
+    from valflow.config import LabelingConfig
+
+    record = runs.load(run)
+    if record.get("suspended_in"):
+        _resume(record)
+        if not wait:
+            return Result(f"run {run} goes on in Prefect: {record['prefect_url']}", document_of(runs.load(run)))
+        return _wait(run)
+    _say("continuing in this process")
+    config = LabelingConfig.model_validate(record["config"]).model_copy(update={"run_key": run})
+    result = _run_here(config)
+    return _judged(result, runs.load(run))
+
+
+def _resume(record: dict[str, Any]) -> None:
+    from valflow import prefect_api
+
+    decision = record["decision"]
+    answer = {k: decision[k] for k in ("decision", "reviewer", "note", "override", "digest")}
+    try:
+        outcome = prefect_api.resume(record["suspended_in"], answer)
+    except StackError as error:
+        raise StackError(
+            f"the decision is recorded, but Prefect could not be told: {error} "
+            f"Once it answers, `valflow finalize {record['run']}` again only resumes."
+        ) from error
+    if not outcome.is_accepted and outcome.status == "REJECT":
+        raise StackError(f"the decision is recorded, but Prefect refused to resume: {outcome.reason}")
+    _say(f"resumed the Prefect run: {record['prefect_url']}")
+
+
+def _wait(run: str) -> Result:
+    from valflow import prefect_api, runs
+
+    deadline = time.monotonic() + _LONGEST_WAIT
+    while time.monotonic() < deadline:
+        record = runs.load(run)
+        if record.get("completed_at") or record["state"] in ("IN_REVIEW", "FAILED"):
+            return _judged(Result(describe(record), document_of(record)), record)
+        state = prefect_api.flow_run_state(record["suspended_in"])
+        if state.is_final and state.kind != "COMPLETED":
+            raise StackError(
+                f"the Prefect run ended as {state.name}: {state.message}. The run is {record['state']}; "
+                f"retry it in Prefect, or start the same configuration again: {record['prefect_url']}"
+            )
+        time.sleep(_POLL_SECONDS)
+    raise StackError(f"run {run} did not end within an hour; see {runs.load(run)['prefect_url']}")
+
+
+def _judged(result: Result, record: dict[str, Any]) -> Result:
+    if record["state"] == "IN_REVIEW":
+        last = record["history"][-1]["note"] or ""
+        return Result(f"the review was reopened (round {record['round']}): {last}\n\n{result.text}", result.document, 1)
+    return Result(result.text, result.document, 0 if record["state"] == "FINALIZED" else 1)
+
+
+def _dialog(preview: Any, record: dict[str, Any]) -> str:
+    rows = [{"class": label, "labels to be added": n} for label, n in preview.per_class.items()]
+    lines = [
+        "Finalize Labels",
+        f"  labels to be added  {preview.labels}  ({', '.join(f'{n} {s}' for s, n in preview.by_source.items())})",
+        f"  samples affected    {preview.samples}",
+        f"  label field         {record['dataset']}.{preview.label_field}",
+        f"  to be discarded     {preview.undecided} undecided, {preview.rejected} rejected",
+        f"  digest              {preview.digest}",
+        *(f"  missing             {m}" for m in preview.missing),
+        "",
+        text_table(rows),
+    ]
+    return "\n".join(lines)
+
+
+def _confirmed(preview: Any) -> bool:
+    _require_terminal()
+    return input(f"finalize these {preview.labels} labels? [y/N] ").strip().lower() in ("y", "yes")
+
+
+def _require_terminal() -> None:
+    if not sys.stdin.isatty():
+        raise DecisionRefused("nobody is here to ask: confirm with --yes, or with --digest D from `finalize --preview`")
+
+
+def _preview_document(preview: Any) -> dict[str, Any]:
+    keys = ("run", "label_field", "labels", "samples", "per_class", "by_source", "rejected", "undecided", "digest", "missing", "checklist")
+    return {k: getattr(preview, k) for k in keys}
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)

@@ -1,0 +1,78 @@
+"""Entry point: parse, run one command, turn errors into one readable paragraph and an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+from valflow.cli.parser import build_parser
+from valflow.errors import (
+    AuditError,
+    ConfigError,
+    RunNotFound,
+    SelectionError,
+    SuiteError,
+    ValflowError,
+)
+
+DONE, REFUSED, BAD_INPUT = 0, 1, 2
+_BAD_INPUT_ERRORS = (ConfigError, RunNotFound, SelectionError, AuditError, SuiteError)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0 done, awaiting review, or skipped; 1 the run failed or was refused; 2 bad input.
+    """
+    options = build_parser().parse_args(arguments)
+    # Models, suites and checks of the user's own are imported from where the command is given.
+    sys.path.insert(0, os.getcwd())
+    try:
+        _join_running_stack()
+        # Prefect and FiftyOne print what they like; with --json, stdout carries one document and nothing else.
+        with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
+            result = options.command(options)
+    except ValflowError as error:
+        return _report(error, options, BAD_INPUT if isinstance(error, _BAD_INPUT_ERRORS) else REFUSED)
+    except KeyboardInterrupt:
+        print("interrupted; what is recorded stays, the same command continues", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `valflow runs | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except Exception as error:  # a defect, or something nobody foresaw: still one paragraph, never a traceback
+        return _report(error, options, REFUSED)
+    if options.json:
+        print(json.dumps(result.document, ensure_ascii=False, default=str))
+    elif result.text:
+        print(result.text)
+    return int(result.exit_code)
+
+
+def _join_running_stack() -> None:
+    """Use database and Prefect of the stack that runs in this home, where nothing else is set."""
+    from valflow.homes import environment, home
+
+    for name, value in environment(home()).items():
+        os.environ.setdefault(name, value)
+
+
+def _report(error: BaseException, options: Any, exit_code: int) -> int:
+    if options.debug:
+        traceback.print_exception(error, file=sys.stderr)
+    known = isinstance(error, ValflowError)
+    message = str(error) if known else f"{type(error).__name__}: {' '.join(str(error).split())}"
+    if options.json:
+        document: dict[str, Any] = {"error": message, "kind": type(error).__name__}
+        if isinstance(error, ConfigError):
+            document["problems"] = error.problems
+        print(json.dumps(document, ensure_ascii=False))
+    hint = "" if known or options.debug else " (--debug shows where)"
+    print(f"valflow: {message}{hint}", file=sys.stderr)
+    return exit_code

@@ -1,0 +1,103 @@
+"""Commands around runs: init, report, export, schedule, unschedule, up, doctor."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from valflow.cli.result import Result, text_table
+from valflow.errors import ConfigError, IllegalTransition
+
+
+def init(options: Any) -> Result:
+    """`valflow init`."""
+    from valflow.drafting import draft_config
+
+    path = Path(options.output)
+    if path.exists() and not options.force:
+        raise ConfigError([f"{path} is there already; choose another --output, or say --force"])
+    path.write_text(draft_config(options.dataset), encoding="utf-8")
+    return Result(
+        f"wrote {path}; look it through, then: valflow run {path} --dry-run",
+        {"config": str(path.resolve()), "dataset": options.dataset},
+    )
+
+
+def report(options: Any) -> Result:
+    """`valflow report`."""
+    from valflow import database, runs
+    from valflow.reporting import write_run_report
+
+    record = runs.load(options.run)
+    paths = write_run_report(record)
+    database.runs().update_one(
+        {"run": record["run"]}, {"$set": {f"artifacts.{name}": path for name, path in paths.items()}}
+    )
+    return Result("\n".join(f"{name}: {path}" for name, path in paths.items()), {"run": record["run"], "artifacts": paths})
+
+
+def export(options: Any) -> Result:
+    """`valflow export`."""
+    from valflow import database, runs
+    from valflow.config import ExportConfig
+    from valflow.run_exports import export_run
+
+    record = runs.load(options.run)
+    if record["state"] != "FINALIZED":
+        raise IllegalTransition(f"run {record['run']} is {record['state']}; only finalized labels are exported")
+    wanted = ExportConfig(format=options.format, dir=str(Path(options.dir).resolve()), scope=options.scope)
+    entries = list(export_run(record, [wanted]))
+    database.runs().update_one({"run": record["run"]}, {"$push": {"exports": {"$each": entries}}})
+    lines = [f"{e['labels']} labels on {e['samples']} samples, read back and equal: {e['dir']}" for e in entries]
+    return Result("\n".join(lines), {"run": record["run"], "exports": runs.as_json(entries)})
+
+
+def schedule(options: Any) -> Result:
+    """`valflow schedule`; without a configuration it lists what is scheduled."""
+    from valflow import schedules
+
+    if options.config is None:
+        found = schedules.schedules()
+        rows = [
+            {"name": s.name, "cron": s.cron, "timezone": s.timezone, "labels": ".".join(map(str, s.target))} for s in found
+        ]
+        return Result(text_table(rows) or "nothing is scheduled", {"schedules": [asdict(s) for s in found]})
+    if not options.cron:
+        raise ConfigError(['--cron is required, e.g. --cron "0 2 * * *"'])
+    made = schedules.schedule(options.config, options.cron, options.timezone, options.name, overrides=options.set)
+    return Result(f"scheduled {made.name}: {made.cron} {made.timezone}", asdict(made))
+
+
+def unschedule(options: Any) -> Result:
+    """`valflow unschedule`."""
+    from valflow import schedules
+
+    gone = schedules.unschedule(options.schedule)
+    return Result(f"{gone.name} runs no more by the clock", asdict(gone))
+
+
+def up(options: Any) -> Result:
+    """`valflow up`."""
+    from valflow import stack
+
+    ports = stack.Ports(prefect=options.prefect_port, app=options.app_port)
+    stack.up(app=not options.no_app, database=options.database, ports=ports)
+    return Result()
+
+
+def doctor(options: Any) -> Result:
+    """`valflow doctor`."""
+    from valflow.config import load_config
+    from valflow.doctor import diagnose
+    from valflow.homes import home
+
+    config = load_config(options.config) if options.config else None
+    findings = diagnose(home(), config)
+    lines = []
+    for finding in findings:
+        lines.append(f"[{'ok' if finding.ok else '!!'}] {finding.check}: {finding.detail}")
+        if not finding.ok:
+            lines.append(f"     {finding.remedy}")
+    healthy = all(f.ok for f in findings)
+    return Result("\n".join(lines), {"healthy": healthy, "findings": [asdict(f) for f in findings]}, 0 if healthy else 1)

@@ -1,0 +1,144 @@
+"""The grammar of the command line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from typing import Any
+
+from valflow import __version__
+from valflow.cli import labels, lifecycle, operations, views
+
+RUN_HELP = "key of a run, or `latest`"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands with their options."""
+    parser = argparse.ArgumentParser(
+        prog="valflow",
+        description="Verified auto-labeling of FiftyOne datasets: infer, review, validate, finalize, export.",
+        epilog="Exit codes: 0 done, awaiting review, or skipped; 1 the run failed or was refused; 2 bad input.",
+    )
+    parser.add_argument("--version", action="version", version=f"valflow {__version__}")
+    commands = parser.add_subparsers(dest="name", metavar="COMMAND", required=True)
+
+    def add(name: str, command: Callable[..., Any], summary: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        sub.set_defaults(command=command)
+        sub.add_argument("--json", action="store_true", help="print one JSON document; everything else goes to stderr")
+        sub.add_argument("--debug", action="store_true", help="show tracebacks")
+        return sub
+
+    init = add("init", operations.init, "write a commented configuration from a dataset")
+    init.add_argument("dataset")
+    init.add_argument("--output", "-o", default="valflow.yaml", help="file to write (default: %(default)s)")
+    init.add_argument("--force", action="store_true", help="replace the file if it is there")
+
+    run = add("run", lifecycle.run, "run a configuration until it awaits review")
+    run.add_argument("config", metavar="CONFIG", help="YAML file")
+    run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting (repeatable)")
+    where = run.add_mutually_exclusive_group()
+    where.add_argument("--deploy", action="store_true", help="trigger the deployment instead of working in this process")
+    where.add_argument("--dry-run", action="store_true", help="print the plan, write nothing")
+
+    runs = add("runs", views.runs, "list runs, latest first")
+    runs.add_argument("--dataset")
+    runs.add_argument("--limit", type=int, default=20)
+    _run(add("show", views.show, "show a run"))
+
+    for name, command, summary in (
+        ("approve", labels.approve, "approve labels"),
+        ("reject", labels.reject, "reject labels"),
+    ):
+        sub = add(name, command, summary)
+        _run(sub)
+        _selection(sub)
+        _reviewer(sub)
+
+    undo = add("undo", labels.undo, "take back the last action")
+    _run(undo)
+    _reviewer(undo)
+    undo.add_argument("--class", dest="classes", action="append", default=[], metavar="C", help="put a class back to undecided (repeatable)")
+    undo.add_argument("--all", action="store_true", help="put every label back to undecided, the policy's approvals too")
+
+    tag = add("tag", labels.tag, "tag labels as a problem")
+    _run(tag)
+    tag.add_argument("tag", metavar="TAG", help="needs_correction, false_positive, wrong_class, poor_bbox, missing_object, low_confidence, ambiguous, or your own")
+    tag.add_argument("--note", help="an observation; it appears in the report under the classes")
+    _selection(tag)
+    _reviewer(tag)
+
+    audit = add("audit", labels.audit, "draw a random sample of approved labels and judge it")
+    _run(audit)
+    _reviewer(audit)
+    audit.add_argument("--size", type=int, help="labels to draw (default: enough to bound 5 %% at 95 %%)")
+    audit.add_argument("--seed", type=int, help="makes the draw repeatable")
+    audit.add_argument("--verdicts", metavar="FILE.csv", help="columns number,verdict; `-` reads standard input")
+    audit.add_argument("--sheet", metavar="FILE.png", help="where to draw the contact sheet (default: beside the report)")
+    audit.add_argument("--no-prompt", action="store_true", help="draw only, ask nothing")
+
+    finalize = add("finalize", lifecycle.finalize, "confirm the approved labels and finish the run")
+    _run(finalize)
+    _reviewer(finalize)
+    confirm = finalize.add_mutually_exclusive_group()
+    confirm.add_argument("--yes", action="store_true", help="confirm without asking")
+    confirm.add_argument("--digest", help="confirm exactly the approval set with this digest")
+    confirm.add_argument("--preview", action="store_true", help="show what would be finalized, decide nothing")
+    finalize.add_argument("--override", metavar="REASON", help="finalize although evidence is missing")
+    finalize.add_argument("--note", help="kept with the run")
+    finalize.add_argument("--no-wait", action="store_true", help="do not wait for the end of a deployed run")
+
+    discard = add("discard", lifecycle.discard, "end a run without labels")
+    _run(discard)
+    _reviewer(discard)
+    discard.add_argument("--note", help="why")
+    discard.add_argument("--yes", action="store_true", help="do not ask")
+
+    _run(add("report", operations.report, "write the report of a run as it stands now"))
+    export = add("export", operations.export, "export the finalized labels of a run")
+    _run(export)
+    export.add_argument("--format", default="coco", help="coco, yolov5, voc, cvat, fiftyone, … (default: %(default)s)")
+    export.add_argument("--dir", default="exports", help="folder; the run's key is appended (default: %(default)s)")
+    export.add_argument("--scope", choices=("run", "field"), default="run", help="this run's labels, or the whole field")
+    why = add("why", views.why, "tell why a label is there")
+    why.add_argument("label", metavar="LABEL_ID")
+
+    schedule = add("schedule", operations.schedule, "run a configuration by the clock")
+    schedule.add_argument("config", metavar="CONFIG", nargs="?", help="YAML file; without it, schedules are listed")
+    schedule.add_argument("--cron", help='five fields, such as "0 2 * * *"')
+    schedule.add_argument("--timezone", default="UTC", help="IANA name, such as Europe/Berlin (default: %(default)s)")
+    schedule.add_argument("--name", help="of the schedule (default: the file's name)")
+    schedule.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting (repeatable)")
+    unschedule = add("unschedule", operations.unschedule, "take a schedule away")
+    unschedule.add_argument("schedule", metavar="NAME")
+
+    up = add("up", operations.up, "start server, worker and App, and keep them running")
+    up.add_argument("--no-app", action="store_true", help="without the FiftyOne App")
+    up.add_argument("--database", choices=("own", "default"), help="own: a MongoDB in .valflow/; default: FiftyOne's")
+    up.add_argument("--prefect-port", type=int)
+    up.add_argument("--app-port", type=int)
+
+    doctor = add("doctor", operations.doctor, "check database, Prefect, versions, ports and folders")
+    doctor.add_argument("--config", metavar="CONFIG", help="check the model of this configuration too")
+    return parser
+
+
+def _run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help=RUN_HELP)
+
+
+def _reviewer(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--reviewer", default=os.environ.get("VALFLOW_REVIEWER"), help="your name (default: VALFLOW_REVIEWER)"
+    )
+
+
+def _selection(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("selection (conditions are joined by and)")
+    group.add_argument("--class", dest="classes", action="append", default=[], metavar="C", help="class (repeatable)")
+    group.add_argument("--min-confidence", type=float, metavar="X", help="at least this confidence")
+    group.add_argument("--max-confidence", type=float, metavar="X", help="at most this confidence")
+    group.add_argument("--label", dest="label_ids", action="append", default=[], metavar="ID", help="label id (repeatable)")
+    group.add_argument("--sample", dest="sample_ids", action="append", default=[], metavar="ID", help="sample id (repeatable)")
+    group.add_argument("--all", action="store_true", help="every label")

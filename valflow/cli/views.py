@@ -1,0 +1,137 @@
+"""Commands that only look: runs, show, why."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from valflow.cli.result import Result, text_table
+
+COUNTS = ("samples", "predicted", "approved", "rejected", "undecided", "finalized", "discarded", "failed_samples")
+
+
+def runs(options: Any) -> Result:
+    """`valflow runs`."""
+    from valflow import runs as records
+
+    found = records.list_runs(options.dataset, options.limit)
+    if not found:
+        return Result("no labeling run yet; start one with `valflow run CONFIG`", {"runs": []})
+    rows = [
+        {
+            "run": r["run"],
+            "state": _state(r),
+            "model": (r.get("model") or {}).get("name", "–"),
+            "label field": f"{r['dataset']}.{r['label_field']}",
+            "predicted": r["counts"].get("predicted", "–"),
+            "approved": r["counts"].get("approved", "–"),
+            "finalized": r["counts"].get("finalized", "–"),
+            "age": age(r["created_at"]),
+        }
+        for r in found
+    ]
+    return Result(text_table(rows), {"runs": [document_of(r) for r in found]})
+
+
+def show(options: Any) -> Result:
+    """`valflow show`."""
+    from valflow import runs as records
+    from valflow.reporting import current_view
+
+    view = current_view(records.load(options.run))
+    return Result(describe(view), document_of(view))
+
+
+def why(options: Any) -> Result:
+    """`valflow why`."""
+    from valflow.explaining import explain, in_words
+
+    facts = explain(options.label)
+    return Result(in_words(facts), facts)
+
+
+def document_of(record: dict[str, Any]) -> dict[str, Any]:
+    """The JSON form of a run that other tools build on."""
+    from valflow.runs import as_json
+
+    plain = as_json(record)
+    document: dict[str, Any] = {
+        "run": plain["run"],
+        "name": plain["name"],
+        "dataset": plain["dataset"],
+        "label_field": plain["label_field"],
+        "state": plain["state"],
+        "round": plain["round"],
+        "config": plain["config"],
+        "counts": {**dict.fromkeys(COUNTS, 0), **plain["counts"]},
+        "history": plain["history"],
+        "artifacts": plain["artifacts"],
+        "metrics": plain["metrics"] or {},
+    }
+    for key in ("class_table", "checklist", "audit", "decision", "validation", "verification", "exports", "timings", "failed", "model", "prefect_url"):
+        document[key] = plain.get(key)
+    return document
+
+
+def describe(record: dict[str, Any]) -> str:
+    """A run in a few lines, for a terminal."""
+    from valflow.review_page import class_rows
+
+    counts = {**dict.fromkeys(COUNTS, 0), **record["counts"]}
+    lines = [
+        f"{record['run']}  {_state(record)}" + (f"  (round {record['round']})" if record["round"] > 1 else ""),
+        f"  {record['dataset']}.{record['label_field']}: "
+        + ", ".join(f"{counts[c]} {c.replace('_', ' ')}" for c in COUNTS if counts[c] or c in ("samples", "predicted")),
+    ]
+    if record["class_table"]:
+        lines += ["", _indented(text_table(class_rows(record)))]
+    if record.get("checklist"):
+        lines.append("")
+        lines += [
+            f"  [{'x' if i['ok'] else ' '}] {i['title']}{'' if i['ok'] or not i['required'] else ' (required)'}: {i['evidence']}"
+            for i in record["checklist"]
+        ]
+    lines.append("")
+    lines += [f"  {_moment(h)}" for h in record["history"][-8:]]
+    lines += [f"  {name}: {path}" for name, path in sorted(record["artifacts"].items())]
+    step = _next_step(record)
+    return "\n".join([*lines, "", f"  {step}"] if step else lines)
+
+
+def age(time: datetime) -> str:
+    """How long ago, in the largest fitting unit."""
+    from valflow.runs import aware
+
+    seconds = (datetime.now(UTC) - aware(time)).total_seconds()
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
+
+
+def _state(record: dict[str, Any]) -> str:
+    from valflow.states import SHOWN_AS, State
+
+    return SHOWN_AS[State(record["state"])]
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.splitlines())
+
+
+def _moment(entry: dict[str, Any]) -> str:
+    from valflow.runs import aware
+
+    note = f": {entry['note']}" if entry["note"] else ""
+    return f"{aware(entry['time']):%Y-%m-%d %H:%M:%S}  {entry['event']} by {entry['actor']}{note}"
+
+
+def _next_step(record: dict[str, Any]) -> str:
+    run, state = record["run"], record["state"]
+    if state == "IN_REVIEW":
+        return (
+            f"next: valflow approve|reject|tag {run} …, then valflow audit {run}, then valflow finalize {run}"
+        )
+    if state == "FAILED":
+        return f"{record.get('failed_stage')} failed: {record.get('error')}\n  run the same command again to continue"
+    return ""

@@ -1,0 +1,231 @@
+"""What could keep valflow from working here, each with its remedy. Writes nothing, leaves nothing running."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import shutil
+import sys
+import tomllib
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from valflow import homes, mongod, prefect_api, worker
+from valflow.config import LabelingConfig, PythonModelConfig
+from valflow.errors import ConfigError, StackError
+from valflow.processes import is_port_taken
+from valflow.schedules import POOL
+from valflow.stack import STANDARD_PORTS
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
+LEAST_PYTHON = (3, 11)
+LEAST_SPACE = 2 * 10**9  # bytes; MongoDB alone sets aside some hundred MB
+# A MongoDB below this works, but its makers do not mend it any more.
+OLDEST_MAINTAINED_MONGODB = 7
+# The worker reports every 30 s; twice that and some more without a word, and it is gone.
+SILENT_WORKER = timedelta(seconds=90)
+# Mismatches with known, puzzling symptoms.
+SYMPTOMS = {
+    "fastapi": "Prefect's server then ends at its start with \"unexpected keyword argument 'min_items'\"",
+    "fiftyone": "valflow reads and writes its documents directly and was not tried with this version",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at; ``remedy`` says what to do, or hints at more where all is right."""
+
+    check: str
+    ok: bool
+    detail: str
+    remedy: str | None = None
+
+
+def diagnose(home: Path | None = None, config: LabelingConfig | None = None) -> list[Finding]:
+    """Look at everything that valflow stands on.
+
+    Args:
+        home: the folder to look at; None takes VALFLOW_HOME, else the current folder.
+        config: looked at too: its model is imported (which runs its code), its folders are checked.
+
+    Returns:
+        Findings in the order in which problems are best mended.
+    """
+    home = home or homes.home()
+    findings = [_python(), *_packages(), _mongod(), _database(home), *_folders(home, config)]
+    findings += [*_prefect(home), *_ports(home)]
+    if config is not None:
+        findings.append(_model(home, config))
+    return findings
+
+
+def _python() -> Finding:
+    found = ".".join(map(str, sys.version_info[:3]))
+    if sys.version_info >= LEAST_PYTHON:
+        return Finding("python", True, f"{found} at {sys.executable}")
+    wanted = ".".join(map(str, LEAST_PYTHON))
+    return Finding("python", False, f"expected {wanted} or later, found {found}", f"Install Python {wanted}")
+
+
+def _packages() -> list[Finding]:
+    findings = []
+    requirements = _requirements()
+    for requirement in requirements:
+        try:
+            found = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            found = None
+        if found is not None and requirement.specifier.contains(found, prereleases=True):
+            continue
+        symptom = SYMPTOMS.get(requirement.name)
+        detail = f"expected {requirement}, found {found or 'none'}" + (
+            f"; {symptom}" if found and symptom else ""
+        )
+        remedy = f"{sys.executable} -m pip install '{requirement}'"
+        findings.append(Finding(f"package {requirement.name}", False, detail, remedy))
+    return findings or [Finding("packages", True, f"{len(requirements)} of {len(requirements)} as required")]
+
+
+def _requirements() -> list[Requirement]:
+    from packaging.requirements import Requirement
+
+    clone = Path(__file__).resolve().parents[1] / "pyproject.toml"
+    if clone.exists():
+        # What the code asks for now, not what it asked for when somebody installed it.
+        lines = tomllib.loads(clone.read_text(encoding="utf-8"))["project"]["dependencies"]
+    else:
+        lines = importlib.metadata.requires("valflow") or []
+    requirements = [Requirement(line) for line in lines]
+    return [r for r in requirements if r.marker is None or r.marker.evaluate({"extra": ""})]
+
+
+def _mongod() -> Finding:
+    binary = mongod.find_mongod()
+    if binary is not None:
+        return Finding("mongod", True, str(binary))
+    if mongod.configured_uri():
+        return Finding("mongod", True, "none on this machine, and none needed: FiftyOne is told which to use")
+    return Finding("mongod", False, "none with FiftyOne, none on PATH", mongod.REMEDY)
+
+
+def _database(home: Path) -> Finding:
+    stack = homes.environment(home).get("FIFTYONE_DATABASE_URI")
+    uri = mongod.configured_uri() or stack
+    if uri is None:
+        detail = "FiftyOne's embedded MongoDB, which all your FiftyOne sessions share; it starts when needed"
+        if homes.read_record(home).database == "own":
+            remedy = "`valflow up` starts the database of its own that this folder used last"
+            return Finding("database", True, detail, remedy)
+        try:
+            return Finding("database", True, f"{detail} (tried: {mongod.check()})")
+        except StackError as error:
+            return Finding("database", False, str(error), mongod.REMEDY)
+    shown = mongod.without_password(uri)
+    where = f"{shown}, of the stack that runs in {home}" if uri == stack else shown
+    version = mongod.server_version(uri, timeout=3.0)
+    if version is None:
+        return Finding("database", False, f"expected a MongoDB at {where}, none answers", mongod.REMEDY_URI)
+    old = int(version.split(".")[0]) < OLDEST_MAINTAINED_MONGODB
+    remark = f"For production use MongoDB {OLDEST_MAINTAINED_MONGODB} or later, by FIFTYONE_DATABASE_URI"
+    return Finding("database", True, f"MongoDB {version} at {where}", remark if old else None)
+
+
+def _folders(home: Path, config: LabelingConfig | None) -> list[Finding]:
+    from valflow.preflight import unwritable
+
+    folders = [home, homes.state_folder(home)]
+    if config is not None:
+        folders += [Path(config.output_dir), *(Path(export.dir) for export in config.export)]
+    problems = [problem for folder in dict.fromkeys(folders) if (problem := unwritable(folder))]
+    findings = [
+        Finding("folders", False, p, "Change its owner or rights, or choose another folder") for p in problems
+    ]
+    existing = next(folder for folder in (home, *home.parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    if free < LEAST_SPACE:
+        detail = f"expected {LEAST_SPACE / 1e9:.0f} GB of free space in {existing}, found {free / 1e9:.1f} GB"
+        findings.append(Finding("folders", False, detail, "Make room"))
+    named = ", ".join(str(folder) for folder in dict.fromkeys(folders))
+    return findings or [Finding("folders", True, f"writable: {named}; {free / 1e9:.0f} GB free")]
+
+
+def _prefect(home: Path) -> list[Finding]:
+    try:
+        api = prefect_api.api_url(home)
+    except StackError:
+        detail = "no server is known here; only deployed and scheduled runs need one"
+        return [Finding("prefect", True, detail, prefect_api.NO_SERVER)]
+    if not prefect_api.is_reachable(api):
+        return [Finding("prefect", False, f"expected a server at {api}, none answers", prefect_api.NO_SERVER)]
+    try:
+        return [_prefect_version(api), _deployment(api), _worker(api)]
+    except StackError as error:
+        return [Finding("prefect", False, str(error), "See the server's log, or PREFECT_API_AUTH_STRING")]
+
+
+def _prefect_version(api: str) -> Finding:
+    client, server = importlib.metadata.version("prefect"), prefect_api.server_version(api)
+    detail = f"server {server} at {api}"
+    if client.split(".")[:2] == server.split(".")[:2]:
+        return Finding("prefect", True, detail)
+    return Finding(
+        "prefect", False, f"{detail}, but {client} is installed here", "Use one version on both sides"
+    )
+
+
+def _deployment(api: str) -> Finding:
+    try:
+        record = prefect_api.find_deployment(api=api)
+    except StackError as error:
+        return Finding("deployment", False, str(error), "`valflow up`, or `prefect deploy --all` in a clone")
+    return Finding("deployment", True, f"{prefect_api.DEPLOYMENT}, {len(record['schedules'])} schedules")
+
+
+def _worker(api: str) -> Finding:
+    beats = worker.heartbeats(api)
+    age = datetime.now(UTC) - max(beats) if beats else None
+    if age is not None and age < SILENT_WORKER:
+        return Finding("worker", True, f"last heard of {age.total_seconds():.0f} s ago")
+    detail = (
+        "none has ever reported"
+        if age is None
+        else f"last heard of {age.total_seconds() / 60:.0f} minutes ago"
+    )
+    remedy = f"`valflow up`, or `prefect worker start --pool {POOL}` with VALFLOW_HOME set"
+    return Finding("worker", False, detail, remedy)
+
+
+def _ports(home: Path) -> list[Finding]:
+    record = homes.read_record(home)
+    if record.is_running:
+        silent = {name: port for name, port in record.ports.items() if not is_port_taken(port)}
+        if silent:
+            remedy = f"See {homes.state_folder(home) / 'logs'}; stop the stack and start it again"
+            return [Finding("ports", False, f"the stack runs, but nothing answers on {silent}", remedy)]
+        return [Finding("ports", True, f"of the running stack: {record.ports}")]
+    standard = [port for port in (STANDARD_PORTS.prefect, STANDARD_PORTS.app) if port]
+    taken = [port for port in standard if is_port_taken(port)]
+    if taken:
+        detail = f"used by other programs: {taken}; `valflow up` then chooses others"
+        return [Finding("ports", True, detail, "`valflow up --port N` chooses the App's port")]
+    return [Finding("ports", True, f"free: {standard}")]
+
+
+def _model(home: Path, config: LabelingConfig) -> Finding:
+    from valflow.inference import load_model
+
+    if not isinstance(config.model, PythonModelConfig):
+        return Finding("model", True, f"predictions of the field {config.model.field!r}; nothing to import")
+    sys.path.insert(0, str(home))  # as in a flow run
+    try:
+        model = load_model(config.model)
+    except ConfigError as error:
+        remedy = f"Put its module into {home}, or install it into this Python, and try: python -c 'import …'"
+        return Finding("model", False, error.problems[0], remedy)
+    finally:
+        sys.path.remove(str(home))
+    return Finding("model", True, f"{config.model.path} is a {type(model).__name__}")

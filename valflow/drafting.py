@@ -1,0 +1,91 @@
+"""A first configuration, written from what a dataset holds."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from valflow import preflight
+from valflow.errors import ConfigError
+from valflow.label_types import BY_FIELD_CLASS, DETECTIONS
+
+_TRUTH_NAMES = ("ground_truth", "gt", "truth", "annotations")
+
+
+def draft_config(dataset_name: str) -> str:
+    """A commented configuration for a dataset: its fields, classes and ground truth filled in.
+
+    Raises:
+        ConfigError: the dataset does not exist, or holds no images.
+    """
+    import fiftyone as fo
+
+    if not fo.dataset_exists(dataset_name):
+        raise ConfigError([f"there is no dataset {dataset_name!r} (there are: {', '.join(fo.list_datasets()) or 'none'})"])
+    dataset = fo.load_dataset(dataset_name)
+    if dataset.media_type not in (None, "image"):
+        raise ConfigError([f"expected a dataset of images, {dataset_name!r} holds {dataset.media_type!r}"])
+    fields = [n for n in dataset.get_field_schema() if preflight.field_kind(dataset, n) in BY_FIELD_CLASS]
+    predictions = [n for n in fields if _has_confidence(dataset, n)]
+    truth = [n for n in fields if n in _TRUTH_NAMES] or [n for n in fields if n not in predictions]
+    classes = list(dataset.default_classes or []) or _classes(dataset, [*truth, *predictions])
+    return _TEMPLATE.format(
+        summary=f"{dataset_name}: {len(dataset)} samples; label fields: {', '.join(fields) or 'none'}",
+        dataset=_quoted(dataset_name),
+        label_field=_free_name(dataset),
+        model=_model_lines(predictions),
+        classes=f"# {', '.join(classes[:20])}{' …' if len(classes) > 20 else ''}" if classes else "",
+        evaluation=_evaluation_lines(truth),
+    )
+
+
+def _quoted(text: str) -> str:
+    # JSON strings are YAML strings.
+    return text if text.isidentifier() else json.dumps(text, ensure_ascii=False)
+
+
+def _has_confidence(dataset: Any, field: str) -> bool:
+    return dataset.count(f"{DETECTIONS.list_path(field)}.confidence") > 0
+
+
+def _classes(dataset: Any, fields: list[str]) -> list[str]:
+    return list(dataset.distinct(f"{DETECTIONS.list_path(fields[0])}.label")) if fields else []
+
+
+def _free_name(dataset: Any) -> str:
+    name, number = "auto_detections", 2
+    while dataset.has_field(name) and preflight.field_identity(dataset, name) is None:
+        name, number = f"auto_detections_{number}", number + 1
+    return name
+
+
+def _model_lines(predictions: list[str]) -> str:
+    own = 'kind: python\n#   path: "my_models:MyDetector"       # a fiftyone.core.models.Model, found from the folder you start in\n#   kwargs: {}'
+    if predictions:
+        return f"model: {{kind: field, field: {predictions[0]}}}    # existing predictions; or a model of your own:\n# model:\n#   {own}"
+    return 'model:\n  kind: python\n  path: "my_models:MyDetector"         # a fiftyone.core.models.Model, found from the folder you start in\n  kwargs: {}'
+
+
+def _evaluation_lines(truth: list[str]) -> str:
+    if truth:
+        return f"evaluation: {{ground_truth: {truth[0]}, iou: 0.5, eval_key: val_eval}}"
+    return "evaluation: null                     # {ground_truth: FIELD, iou: 0.5, eval_key: val_eval} where there is ground truth"
+
+
+_TEMPLATE = """\
+# {summary}
+dataset: {dataset}
+label_field: {label_field}       # new, or created by valflow before (then continued)
+{model}
+
+target: {{only: new}}                 # new | remaining | all; also view, tags, ids, limit
+classes: null                        # restrict to these {classes}
+min_confidence: 0.15                 # predictions below it are not kept
+approval: {{mode: fixed, threshold: 0.7, per_class: {{}}}}    # at or above it a label needs no person; or {{mode: review_all}}
+review: {{required: true, reviewers: [], note: null}}
+validation: {{suites: [labels, samples]}}
+{evaluation}
+export:
+  - {{format: coco, dir: exports, scope: run}}
+output_dir: valflow_runs
+"""

@@ -1,0 +1,98 @@
+"""Why a label is where it is: everything that the ledger, the actions and the run record know about it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from valflow import actions, database, ledger, runs
+from valflow.errors import SelectionError
+from valflow.label_types import label_type_of
+
+
+def explain(label_id: str) -> dict[str, Any]:
+    """All facts about one label.
+
+    Args:
+        label_id: 24 hexadecimal digits.
+
+    Returns:
+        JSON: ``label_id, run, dataset, sample_id, predicted, model, threshold, invalid, state, actions, audit,
+        decision, final`` (``final`` is None where the label is not in the label field).
+
+    Raises:
+        SelectionError: no run knows the label.
+    """
+    (identifier,) = actions.object_ids([label_id], "label")
+    document = ledger.find_label(identifier)
+    if document is None:
+        raise SelectionError(f"no labeling run knows a label {label_id}; it was drawn or imported by other means")
+    record = runs.load(document["run"])
+    index = [e["_id"] for e in document["labels"]].index(identifier)
+    entry, predicted = document["labels"][index], document["predicted"][index]
+    by_number = {a["seq"]: a for a in actions.history_of(record["run"])}
+    numbers = [p["action"] for p in reversed(entry["prev"])] + [entry["action"]]
+    tagging = [t["action"] for t in entry["tags"]]
+    thresholds = record.get("thresholds") or {"default": None, "per_class": {}}
+    facts = {
+        "label_id": label_id,
+        "run": record["run"],
+        "dataset": record["dataset"],
+        "sample_id": document["sample_id"],
+        "predicted": predicted,
+        "drawn_by": entry.get("drawn_by"),
+        "model": record["model"],
+        "threshold": thresholds["per_class"].get(predicted["label"], thresholds["default"]),
+        "invalid": entry["invalid"],
+        "state": entry["state"],
+        "actions": [by_number[n] for n in sorted({*numbers, *tagging}) if n in by_number],
+        "audit": _verdict(record["run"], identifier),
+        "decision": record["decision"],
+        "final": _final(record, document["sample_id"], identifier),
+    }
+    plain: dict[str, Any] = runs.as_json(facts)
+    plain["predicted"] = {k: v for k, v in plain["predicted"].items() if k in ("label", "confidence", "bounding_box")}
+    return plain
+
+
+def in_words(facts: dict[str, Any]) -> str:
+    """The facts as a few lines."""
+    predicted, model = facts["predicted"], facts["model"] or {}
+    confidence = predicted.get("confidence")
+    told = "without confidence" if confidence is None else f"with confidence {confidence:.3f}"
+    if facts["drawn_by"]:
+        origin = f"drawn by {facts['drawn_by']} as {predicted['label']!r}"
+    else:
+        origin = f"predicted as {predicted['label']!r} {told} by {model.get('name')} ({model.get('version') or model.get('kind')})"
+    lines = [f"label {facts['label_id']} on sample {facts['sample_id']} of {facts['dataset']}", f"  {origin}, in run {facts['run']}"]
+    if facts["invalid"]:
+        lines.append(f"  fails a check: {'; '.join(facts['invalid'])}")
+    for action in facts["actions"]:
+        taken_back = "" if action["undone_by"] is None else f" (taken back by action {action['undone_by']})"
+        rule = f", threshold {facts['threshold']}" if action["actor"] == actions.POLICY and facts["threshold"] is not None else ""
+        lines.append(f"  {action['event']} by {action['actor']} at {action['time']}{rule}{taken_back}")
+    if facts["audit"]:
+        lines.append(f"  audited: {facts['audit']['verdict']} ({facts['audit']['reviewer']})")
+    if facts["decision"]:
+        lines.append(f"  {facts['decision']['decision']} decided by {facts['decision']['reviewer']} at {facts['decision']['time']}")
+    final = facts["final"]
+    where = f"in the label field as {final['label']!r}, source {final.get('source')}" if final else "not in the label field"
+    lines.append(f"  now {facts['state']}, {where}")
+    return "\n".join(lines)
+
+
+def _verdict(run: str, label: Any) -> dict[str, Any] | None:
+    audit = database.audits().find_one(
+        {"run": run, "items": {"$elemMatch": {"label_id": label, "verdict": {"$ne": None}}}}, sort=[("drawn_at", -1)]
+    )
+    return None if audit is None else next(i for i in audit["items"] if i["label_id"] == label)
+
+
+def _final(record: runs.Record, sample_id: Any, label: Any) -> dict[str, Any] | None:
+    import fiftyone as fo
+
+    if not fo.dataset_exists(record["dataset"]):
+        return None
+    label_type, field = label_type_of(record), record["label_field"]
+    sample = database.samples_of(fo.load_dataset(record["dataset"])).find_one({"_id": sample_id}, {field: 1})
+    labels = ((sample or {}).get(field) or {}).get(label_type.list_name) or []
+    return next((d for d in labels if d["_id"] == label), None)
