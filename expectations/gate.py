@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 from expectations.engine import Finding, run_checks
-from expectations.suite import KEYS, PARAMETERS, Item, Suite, with_parameters
+from expectations.suite import KEYS, PARAMETERS, Item, Suite, prepared, with_parameters
 from expectations.wording import expected_of, observed_of, reason, title_of
 from valflow.errors import SuiteError
 
@@ -130,7 +130,8 @@ def validate(
     Args:
         tables: ``labels`` and ``samples``, columns as in ``expectations.suite.TABLES``.
         suites: loaded suites.
-        parameters: values for ``{$PARAMETER: name}``; None where there is none, then its checks are skipped.
+        parameters: ``classes``, ``max_labels_per_sample`` and ``previous_class_mix`` (class to share); the first
+            and the last may be None, then their checks are skipped.
 
     Raises:
         SuiteError: no suite was given; nothing checked is nothing passed.
@@ -138,6 +139,7 @@ def validate(
     if not suites:
         raise SuiteError("expected at least one validation suite, found none; name one, e.g. labels")
     begun = time.perf_counter()
+    parameters = prepared(parameters)
     checks: dict[int, Check] = {}
     failing: dict[str, Reasons] = {name: {} for name in KEYS}
     for table_name in KEYS:
@@ -145,7 +147,7 @@ def validate(
         for suite, item, finding, skipped in _results(tables, table_name, items, parameters):
             check = _check(suite, item, finding, skipped, tables.get(table_name), parameters)
             checks[id(item)] = check
-            if check.blocks and finding is not None:
+            if check.blocks and check.unexpected_count and finding is not None:
                 _collect(failing[table_name], tables[table_name], item, finding, KEYS[table_name])
     ordered = [checks[id(item)] for suite in suites for item in suite.items]
     return Outcome(
@@ -186,6 +188,7 @@ def failing_labels(table: pd.DataFrame, suites: Sequence[Suite], parameters: Map
     failing: Reasons = {}
     if not len(table):
         return failing
+    parameters = prepared(parameters)
     for _, item, finding, _ in _results({"labels": table}, "labels", items, parameters):
         if finding is None:
             continue
@@ -278,7 +281,7 @@ def _plain(value: Any) -> Any:
 
 def _collect(failing: Reasons, table: pd.DataFrame, item: Item, finding: Finding, key: str) -> None:
     """Add the rows that fail a check, each with what it holds."""
-    if finding.positions is None or not len(finding.positions):
+    if finding.positions is None:
         return
     columns = [c for c in item.columns if c in table and c != key]
     ids = table[key].take(finding.positions).tolist()

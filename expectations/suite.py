@@ -52,12 +52,34 @@ class Parameter:
 PARAMETERS: dict[str, Parameter] = {
     "classes": Parameter("the allowed classes", ["a", "b", "c"], absent="no list of allowed classes"),
     "max_labels_per_sample": Parameter("upper bound of labels per sample", 1000),
+    "min_confidence": Parameter("least confidence that a prediction is kept with", 0.15),
     "previous_class_mix": Parameter(
         "share of each class in the last finalized run",
         {"values": ["a", "b", "c"], "weights": [0.5, 0.3, 0.2]},
         absent="no earlier run",
     ),
 }
+
+
+def prepared(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters in the form that Great Expectations takes.
+
+    Classes may come in any collection. The class mix may come as class to share: it becomes a partition object,
+    without classes of share 0, against which a single new label would be an infinite divergence.
+    """
+    values = dict(parameters)
+    if isinstance(values.get("classes"), (set, frozenset, tuple)):
+        values["classes"] = sorted(values["classes"])
+    mix = values.get("previous_class_mix")
+    if isinstance(mix, Mapping):
+        # Told apart by the content: a class may well be called "values".
+        if isinstance(mix.get("values"), (list, tuple)) and isinstance(mix.get("weights"), (list, tuple)):
+            mix = dict(zip(mix["values"], mix["weights"], strict=True))
+        present = {label: float(share) for label, share in mix.items() if share > 0}
+        total = sum(present.values())
+        shares = [share / total for share in present.values()]
+        values["previous_class_mix"] = {"values": list(present), "weights": shares} if present else None
+    return values
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,11 @@ from tasks.triage import triage
 from tasks.validate import validate
 from valflow.config import LabelingConfig
 
-
 # One shard at a time: models are not safe to share between threads.
-@flow(name="label-dataset", task_runner=ThreadPoolTaskRunner(max_workers=1))
+ONE_BY_ONE: Any = ThreadPoolTaskRunner(max_workers=1)
+
+
+@flow(name="label-dataset", task_runner=ONE_BY_ONE)
 def label_dataset(config: LabelingConfig) -> Any:
     """Label what is new in a dataset, with a human decision before anything becomes final.
 

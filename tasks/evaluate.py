@@ -10,15 +10,21 @@ from valflow.evaluation import evaluate as compare
 from valflow.states import State
 
 
-@task(name="evaluate")
 def evaluate(run: str) -> None:
-    """Store metrics with the run; nothing to do without ground truth, or when they are there."""
+    """Measure a finalized run; nothing to do without ground truth, or when it was done before."""
+    record = runs.load(run)
+    if record["state"] == State.FINALIZED.value and record["config"]["evaluation"] and not record["metrics"]:
+        measure(run)
+
+
+@task(name="evaluate")
+def measure(run: str) -> None:
+    """Store FiftyOne's evaluation in the dataset, and the metrics with the run."""
     import fiftyone as fo
 
     record = runs.load(run)
     config = LabelingConfig.model_validate(record["config"])
-    if record["state"] != State.FINALIZED.value or config.evaluation is None or record["metrics"]:
-        return
+    assert config.evaluation is not None
     fence = runs.fence_of(record)
     with runs.timed(fence, "evaluate"):
         metrics = compare(
@@ -32,5 +38,6 @@ def evaluate(run: str) -> None:
         runs.update(fence, {"metrics": metrics})
     approved = metrics["run"]["approved"]
     get_run_logger().info(
-        "evaluate: precision %s, recall %s, mAP %s", *(approved.get(k) for k in ("precision", "recall", "mAP"))
+        "evaluate: precision %s, recall %s, mAP %s",
+        *(approved.get(k) for k in ("precision", "recall", "mAP")),
     )

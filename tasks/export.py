@@ -5,20 +5,26 @@ from __future__ import annotations
 from prefect import get_run_logger, task
 
 from valflow import runs
-from valflow.run_exports import export_run
+from valflow.run_exports import export_run, missing_exports
 from valflow.states import State
 
 
-@task(name="export")
 def export(run: str) -> None:
-    """Write every export of the configuration that is not there yet."""
+    """Make the exports of a finalized run that are not there yet."""
     record = runs.load(run)
-    if record["state"] != State.FINALIZED.value:
-        return
+    if record["state"] == State.FINALIZED.value and missing_exports(record):
+        write_exports(run)
+
+
+@task(name="export")
+def write_exports(run: str) -> None:
+    """Write the files, and note each export once it was read back and found equal."""
+    record = runs.load(run)
     fence = runs.fence_of(record)
     with runs.timed(fence, "export"):
-        for entry in export_run(record):
+        for entry in export_run(record, missing_exports(record)):
             runs.update(fence, {"exports": [*runs.load(run)["exports"], entry]})
             get_run_logger().info(
-                "export: %(format)s, %(labels)d labels on %(samples)d samples, read back and equal: %(dir)s", entry
+                "export: %(format)s, %(labels)d labels on %(samples)d samples, read back and equal: %(dir)s",
+                entry,
             )

@@ -9,20 +9,23 @@ from valflow import promotion, runs
 from valflow.states import State
 
 
+def finalize(run: str) -> None:
+    """Promote the frozen labels of a validated run, or finish a promotion that was broken off."""
+    if runs.load(run)["state"] in (State.VALIDATED.value, State.FINALIZING.value):
+        promote(run)
+
+
 @task(name="finalize")
-def finalize(run: str) -> dict[str, int]:
-    """Promote the frozen labels; a run that was finalized before is left as it is."""
+def promote(run: str) -> dict[str, int]:
+    """The journaled promotion, with its progress."""
     import fiftyone as fo
 
     record = runs.load(run)
-    if record["state"] in (State.VALIDATED.value, State.FINALIZING.value):
-        with (
-            runs.timed(runs.fence_of(record), "finalize"),
-            progress_bar("finalize", record["frozen"]["samples"], "samples") as advance,
-        ):
-            record = promotion.promote(record, fo.load_dataset(record["dataset"]), advance)
+    with (
+        runs.timed(runs.fence_of(record), "finalize"),
+        progress_bar("finalize", record["frozen"]["samples"], "samples") as advance,
+    ):
+        record = promotion.promote(record, fo.load_dataset(record["dataset"]), advance)
     counts: dict[str, int] = record["counts"]
-    if record["state"] == State.DISCARDED.value:
-        return counts
     get_run_logger().info("finalize: %(finalized)d labels written, %(discarded)d discarded", counts)
     return counts

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from prefect import get_run_logger, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.futures import as_completed
@@ -34,7 +36,9 @@ def infer(run: str) -> None:
     fence = runs.fence_of(record)
     with runs.timed(fence, "infer"):
         target = opening.prepare(record, fo.load_dataset(record["dataset"]))["target"]
-        artifact = create_progress_artifact(0.0, key="valflow-inference", description=f"Inference of {run}")
+        artifact: Any = create_progress_artifact(
+            0.0, key="valflow-inference", description=f"Inference of {run}"
+        )
         futures = infer_shard.map(run, list(range(target["shards"])))
         with progress_bar("infer", target["samples"], "samples") as advance:
             for done, future in enumerate(as_completed(list(futures)), 1):

@@ -23,7 +23,9 @@ def report(run: str) -> dict[str, Any]:
         runs.update(fence, {"artifacts": {**record["artifacts"], **write_run_report(record)}})
     record = runs.load(run)
     create_markdown_artifact(report_markdown(record), key="valflow-report", description=f"Report of {run}")
-    create_link_artifact(f"file://{record['artifacts']['report']}", key="valflow-report-page", link_text="Full report")
+    create_link_artifact(
+        f"file://{record['artifacts']['report']}", key="valflow-report-page", link_text="Full report"
+    )
     emit("finalized" if record["state"] == State.FINALIZED.value else "discarded", record, record["counts"])
     runs.update(fence, {"completed_at": database.now()})
     get_run_logger().info("report: %s", record["artifacts"]["report"])
@@ -34,7 +36,10 @@ def emit(what: str, record: runs.Record, payload: dict[str, Any]) -> None:
     """Emit the Prefect event ``valflow.run.<what>``, which automations can listen to."""
     emit_event(
         event=f"valflow.run.{what}",
-        resource={"prefect.resource.id": f"valflow.run.{record['run']}", "prefect.resource.name": record["name"]},
+        resource={
+            "prefect.resource.id": f"valflow.run.{record['run']}",
+            "prefect.resource.name": record["name"],
+        },
         payload={
             "run": record["run"],
             "dataset": record["dataset"],

@@ -10,7 +10,7 @@ from prefect.input import RunInput
 from prefect.runtime import deployment, flow_run
 from pydantic import Field
 
-from valflow import actions, decisions, runs
+from valflow import decisions, runs
 from valflow.errors import DecisionRefused, LabelsVanished
 from valflow.review_page import waiting_markdown
 from valflow.states import State, is_past
@@ -20,12 +20,15 @@ class ReviewDecision(RunInput):
     """The form on the suspended run's page."""
 
     decision: Literal["finalize", "discard"] = Field(
-        ..., description="finalize: the approved labels go through validation into the label field. discard: none does"
+        ...,
+        description="finalize: the approved labels go through validation into the label field. discard: none does",
     )
     reviewer: str = Field(..., min_length=1, description="Your name; it is written into the run's record")
     note: str | None = Field(None, description="Anything worth keeping with the run")
     override: str | None = Field(None, description="Why to finalize although evidence is missing")
-    digest: str | None = Field(None, description="Digest of the approval set that you saw; empty takes it as it is now")
+    digest: str | None = Field(
+        None, description="Digest of the approval set that you saw; empty takes it as it is now"
+    )
 
 
 def is_decided(run: str) -> bool:
@@ -44,7 +47,7 @@ def ask_for_decision(run: str) -> bool:
     if record["state"] != State.IN_REVIEW.value:
         return True
     if not record["config"]["review"]["required"]:
-        decisions.submit(run, decisions.Decision("finalize", actions.POLICY, note="review not required", via="policy"))
+        decisions.submit_by_policy(run)
         return True
     if deployment.id is None:
         return False

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from prefect import get_run_logger
+from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
-from prefect.states import Completed, State
+from prefect.states import Completed
 
 from expectations.loader import check_suites
 from tasks.report import emit
@@ -68,7 +69,11 @@ def _mark_failed(run: str, attempt: int, error: Exception) -> None:
         Event.FAIL,
         actor="system",
         note=reason[:2000],
-        changes={"failed_from": record["state"], "failed_stage": _STAGE_AFTER[record["state"]], "error": reason[:2000]},
+        changes={
+            "failed_from": record["state"],
+            "failed_stage": _STAGE_AFTER[record["state"]],
+            "error": reason[:2000],
+        },
     )
     emit("failed", record, {"reason": reason[:500]})
 

@@ -3,39 +3,52 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prefect import get_run_logger, task
 from prefect.artifacts import create_table_artifact
 
+from expectations.gate import Outcome
 from expectations.gate import validate as run_gate
 from expectations.loader import load_suite
 from expectations.page import render_page
 from valflow import runs, validation
 from valflow.config import LabelingConfig
 from valflow.states import State
-from valflow.tables import decided_table, sample_table
+from valflow.tables import by_sample, decided_table, sample_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def validate(run: str) -> None:
+    """Judge a decided run, unless that was done before."""
+    if runs.load(run)["state"] == State.REVIEWED.value:
+        judge_frozen_labels(run)
 
 
 @task(name="validate")
-def validate(run: str) -> bool:
-    """Judge the frozen labels; returns whether they passed."""
+def judge_frozen_labels(run: str) -> bool:
+    """Run the suites; returns whether the labels passed. Where they do not, the review is open again."""
     import fiftyone as fo
 
     record = runs.load(run)
-    if record["state"] != State.REVIEWED.value:
-        return record["state"] != State.IN_REVIEW.value
     config = LabelingConfig.model_validate(record["config"])
     dataset = fo.load_dataset(record["dataset"])
     with runs.timed(runs.fence_of(record), "validate"):
         labels = decided_table(record, dataset)
         suites = [load_suite(s, Path.cwd()) for s in config.validation.suites]
         outcome = run_gate(
-            {"labels": labels, "samples": sample_table(labels)}, suites, validation.suite_parameters(record, dataset)
+            {"labels": labels, "samples": sample_table(labels)},
+            suites,
+            validation.suite_parameters(record, dataset),
         )
         result = outcome.to_json()
         page = render_page(result, f"Validation of {record['name']}, round {record['round']}")
-        record = validation.conclude(record, result, page, labels)
-    rows = [{k: c.get(k) for k in ("suite", "title", "severity", "success", "observed")} for c in result["checks"]]
+        record = validation.conclude(record, result, page, by_sample(_refused(outcome, labels), labels))
+    rows = [
+        {k: c.get(k) for k in ("suite", "title", "severity", "success", "observed")} for c in result["checks"]
+    ]
     create_table_artifact(rows, key="valflow-validation", description=f"Validation of {run}")
     get_run_logger().info(
         "validate: %s, %d checks, %d failing labels",
@@ -44,3 +57,12 @@ def validate(run: str) -> bool:
         len(outcome.failing_labels),
     )
     return outcome.passed
+
+
+def _refused(outcome: Outcome, labels: pd.DataFrame) -> dict[str, list[str]]:
+    """Why labels failed: on their own, or because their whole sample did."""
+    reasons = {label: list(why) for label, why in outcome.failing_labels.items()}
+    affected = labels[labels["sample_id"].isin(list(outcome.failing_samples))]
+    for label, sample in zip(affected["label_id"], affected["sample_id"], strict=True):
+        reasons.setdefault(label, []).extend(outcome.failing_samples[sample])
+    return reasons

@@ -61,7 +61,11 @@ class Selection:
 
     def describe(self) -> dict[str, Any]:
         """The conditions that were given, for records and messages."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items() if v not in ((), None, False)}
+        return {
+            k: list(v) if isinstance(v, tuple) else v
+            for k, v in asdict(self).items()
+            if v not in ((), None, False)
+        }
 
     def document_query(self) -> dict[str, Any]:
         """Which ledger documents can hold a selected label."""
@@ -75,7 +79,10 @@ class Selection:
             entry["label"] = {"$in": list(self.classes)}
         if self.min_confidence is not None or self.max_confidence is not None:
             low = 0.0 if self.min_confidence is None else self.min_confidence
-            entry["confidence"] = {"$gte": low, "$lte": 1.0 if self.max_confidence is None else self.max_confidence}
+            entry["confidence"] = {
+                "$gte": low,
+                "$lte": 1.0 if self.max_confidence is None else self.max_confidence,
+            }
         return {**query, "labels": {"$elemMatch": entry} if entry else {"$exists": True, "$ne": []}}
 
     def condition(self) -> Expression:
@@ -88,7 +95,9 @@ class Selection:
         if self.min_confidence is not None or self.max_confidence is not None:
             low = 0.0 if self.min_confidence is None else self.min_confidence
             clauses.append({"$gte": ["$$l.confidence", low]})
-            clauses.append({"$lte": ["$$l.confidence", 1.0 if self.max_confidence is None else self.max_confidence]})
+            clauses.append(
+                {"$lte": ["$$l.confidence", 1.0 if self.max_confidence is None else self.max_confidence]}
+            )
         return {"$and": clauses or [True]}
 
 
@@ -147,7 +156,9 @@ def reject(run: str, selection: Selection, reviewer: str) -> ActionResult:
         SelectionError: nothing that is selected can be rejected.
         IllegalTransition: the run is not in review.
     """
-    return _decide(run, "reject", selection, reviewer, {"$ne": ["$$l.state", REJECTED]}, state_change(REJECTED, 0))
+    return _decide(
+        run, "reject", selection, reviewer, {"$ne": ["$$l.state", REJECTED]}, state_change(REJECTED, 0)
+    )
 
 
 def reset(run: str, reviewer: str, classes: Sequence[str] = ()) -> ActionResult:
@@ -216,7 +227,9 @@ def tag(run: str, name: str, selection: Selection, reviewer: str, note: str | No
         SelectionError: no label is selected, or the tag is one of the workflow's own.
     """
     if not name.strip() or name in WORKFLOW_TAGS:
-        raise SelectionError(f"expected a problem tag or one of your own, found {name!r}; {', '.join(WORKFLOW_TAGS)} are the workflow's")
+        raise SelectionError(
+            f"expected a problem tag or one of your own, found {name!r}; {', '.join(WORKFLOW_TAGS)} are the workflow's"
+        )
     if not _count(run, selection, {"$ne": ["$$l._id", None]}):
         raise SelectionError(_nothing_selected(run, selection, "tagged"))
     record = _begin(run)
@@ -236,14 +249,20 @@ def tag(run: str, name: str, selection: Selection, reviewer: str, note: str | No
     return ActionResult(run, seq, "tag", changed, {})
 
 
-def judge_labels(run: str, reviewer: str, wrong: Sequence[ObjectId], unsure: Sequence[ObjectId], audit: Any) -> int:
+def judge_labels(
+    run: str, reviewer: str, wrong: Sequence[ObjectId], unsure: Sequence[ObjectId], audit: Any
+) -> int:
     """Act on audit verdicts: wrong labels are rejected, unsure ones go back to the queue. Returns the action."""
     record = _begin(run)
     seq = record["action_seq"]
-    record_action(record, "judge", reviewer, {"audit": str(audit), "wrong": len(wrong), "unsure": len(unsure)})
+    record_action(
+        record, "judge", reviewer, {"audit": str(audit), "wrong": len(wrong), "unsure": len(unsure)}
+    )
     updates = []
     for ids, state in ((list(wrong), REJECTED), (list(unsure), UNDECIDED)):
-        holders = database.ledger().find({"run": run, "labels._id": {"$in": ids}}, {"labels._id": 1}) if ids else []
+        holders = (
+            database.ledger().find({"run": run, "labels._id": {"$in": ids}}, {"labels._id": 1}) if ids else []
+        )
         for holder in holders:
             mine = [e["_id"] for e in holder["labels"] if e["_id"] in ids]
             stage = map_labels({"$in": ["$$l._id", mine]}, state_change(state, seq))
@@ -295,7 +314,9 @@ def _decide(
     run = runs.load(run)["run"]
     selected = _count(run, selection, {"$ne": ["$$l._id", None]})
     if not _count(run, selection, may):
-        raise SelectionError(_nothing_selected(run, selection, {"approve": "approved", "reject": "rejected"}.get(event, event)))
+        raise SelectionError(
+            _nothing_selected(run, selection, {"approve": "approved", "reject": "rejected"}.get(event, event))
+        )
     record = _begin(run)
     seq = record["action_seq"]
     record_action(record, event, reviewer, selection.describe())
@@ -338,7 +359,9 @@ def _begin(run: str) -> runs.Record:
         current = runs.load(run)
         require_review(current)
         who = (current.get("freezing") or {}).get("by", "somebody")
-        raise IllegalTransition(f"run {run} is being confirmed by {who} just now; look at it again in a moment")
+        raise IllegalTransition(
+            f"run {run} is being confirmed by {who} just now; look at it again in a moment"
+        )
     return record
 
 

@@ -22,4 +22,6 @@ def draw_sheet(record: runs.Record, audit: audits.Audit, path: Path | None = Non
     if path is None:
         path = output_folder(record) / f"audit-{audit['drawn_at']:%Y%m%d-%H%M%S}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    return draw_contact_sheet(tiles, path, f"{record['name']}: {len(tiles)} approved labels, drawn at random")
+    title = f"{record['name']}: {len(tiles)} approved labels, drawn at random"
+    question = f"Is the class right, and does the box fit? Verdicts: {', '.join(audits.VERDICTS)}"
+    return draw_contact_sheet(tiles, path, title, note=question)

@@ -14,6 +14,7 @@ from valflow import actions, database, ledger, runs
 from valflow.certify.bounds import smallest_sample, upper_bound
 from valflow.errors import AuditError
 from valflow.label_types import APPROVED, label_type_of
+from valflow.report.formats import percent_at_most
 
 SPOT_CHECK = "spot_check"
 CORRECT, UNSURE = "correct", "unsure"
@@ -91,9 +92,13 @@ def judge(run: str, verdicts: Mapping[int, str], reviewer: str) -> Audit:
     actions.require_review(record)
     audit = latest(record["run"])
     if audit is None:
-        raise AuditError(f"run {record['run']} has no audit yet; draw one with `valflow audit {record['run']}`")
+        raise AuditError(
+            f"run {record['run']} has no audit yet; draw one with `valflow audit {record['run']}`"
+        )
     by_number = {i["number"]: i for i in audit["items"]}
-    problems = [f"number {n} was not drawn (1 to {len(by_number)} were)" for n in verdicts if n not in by_number]
+    problems = [
+        f"number {n} was not drawn (1 to {len(by_number)} were)" for n in verdicts if n not in by_number
+    ]
     problems += [f"number {n}: {v!r} is no verdict" for n, v in verdicts.items() if v not in VERDICTS]
     problems += [
         f"number {n} was judged {by_number[n]['verdict']!r} by {by_number[n]['reviewer']}"
@@ -101,7 +106,9 @@ def judge(run: str, verdicts: Mapping[int, str], reviewer: str) -> Audit:
         if n in by_number and by_number[n]["verdict"] not in (None, v)
     ]
     if problems:
-        raise AuditError(f"verdicts are {', '.join(VERDICTS)}; " + "; ".join(problems[:10]) + "; nothing was recorded")
+        raise AuditError(
+            f"verdicts are {', '.join(VERDICTS)}; " + "; ".join(problems[:10]) + "; nothing was recorded"
+        )
     fresh = {n: v for n, v in verdicts.items() if by_number[n]["verdict"] is None}
     if not fresh:
         return audit
@@ -167,13 +174,13 @@ def sentence(result: Mapping[str, Any]) -> str:
     if result["upper_bound"] is None:
         return f"{result['judged']} of {result['drawn']} judged, {result['wrong']} wrong so far"
     return (
-        f"{result['wrong']} wrong of {result['judged']}: at most {result['upper_bound']:.1%} wrong "
+        f"{result['wrong']} wrong of {result['judged']}: at most {percent_at_most(result['upper_bound'])} wrong "
         f"({result['confidence']:.0%})"
     )
 
 
 def items_with_labels(record: runs.Record, audit: Audit) -> list[dict[str, Any]]:
-    """The drawn labels as they stand in the review field, with ``label`` and ``filepath``, in order of their numbers."""
+    """The drawn labels in order of their numbers, with ``label`` as it stands in the review field, and ``filepath``."""
     import fiftyone as fo
 
     label_type, staging = label_type_of(record), record["staging_field"]

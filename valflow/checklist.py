@@ -73,7 +73,8 @@ def _reviewed(record: runs.Record, table: list[dict[str, Any]]) -> tuple[bool, s
     undecided = sum(r[ledger.UNDECIDED] for r in table)
     people = reviewer_statistics(record["run"])
     by = "; ".join(
-        f"{name}: " + ", ".join(f"{n} {what}" for what, n in counts.items()) for name, counts in people.items()
+        f"{name}: " + ", ".join(f"{n} {what}" for what, n in counts.items())
+        for name, counts in people.items()
     )
     return undecided == 0, f"{undecided} labels undecided; {by or 'no person has decided a label yet'}"
 
@@ -96,8 +97,14 @@ def _spot_check(record: runs.Record, table: list[dict[str, Any]]) -> tuple[bool,
         return False, f"{result['judged']} of {result['drawn']} verdicts are there"
     since = audits.approved_since(record, audit)
     if since:
-        return False, f"{since} labels were approved after the draw; draw again with `valflow audit {record['run']}`"
-    return True, f"{audits.sentence(result)}, seed {result['seed']}, judged by {', '.join(result['reviewers'])}"
+        return (
+            False,
+            f"{since} labels were approved after the draw; draw again with `valflow audit {record['run']}`",
+        )
+    return (
+        True,
+        f"{audits.sentence(result)}, seed {result['seed']}, judged by {', '.join(result['reviewers'])}",
+    )
 
 
 def _thresholds(record: runs.Record) -> tuple[bool, str]:
@@ -115,4 +122,8 @@ def _issues(record: runs.Record, table: list[dict[str, Any]]) -> tuple[bool, str
     rejected = [f"{r['label']} ({r[REJECTED]} rejected)" for r in table if r[REJECTED]]
     if not rejected:
         return True, "no class has rejected labels"
-    return False, f"no note yet on {', '.join(rejected[:10])}; leave one with `valflow tag RUN {PROBLEM_TAGS[0]} --class C --note TEXT`"
+    return (
+        False,
+        f"no note yet on {', '.join(rejected[:10])}; leave one with "
+        f"`valflow tag RUN {PROBLEM_TAGS[0]} --class C --note TEXT`",
+    )

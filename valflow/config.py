@@ -27,7 +27,8 @@ class TargetConfig(Section):
     """Which samples are labelled."""
 
     only: Literal["new", "remaining", "all"] = Field(
-        "new", description="new: not seen by an earlier run into this field; remaining: no final label yet; all"
+        "new",
+        description="new: not seen by an earlier run into this field; remaining: no final label yet; all",
     )
     view: str | None = Field(None, description="Name of a saved view of the dataset")
     tags: list[str] = Field(default_factory=list, description="Only samples with one of these tags")
@@ -83,8 +84,12 @@ ApprovalConfig = Annotated[FixedApproval | ReviewAll, Field(discriminator="mode"
 class ReviewConfig(Section):
     """Who decides, and on what evidence."""
 
-    required: bool = Field(True, description="Without review the run decides by policy, once evidence allows it")
-    reviewers: list[str] = Field(default_factory=list, description="Who may decide; empty: anybody with a name")
+    required: bool = Field(
+        True, description="Without review the run decides by policy, once evidence allows it"
+    )
+    reviewers: list[str] = Field(
+        default_factory=list, description="Who may decide; empty: anybody with a name"
+    )
     note: str | None = Field(None, description="Shown to the reviewer")
     checklist: list[ChecklistItem] = Field(
         default_factory=lambda: ["spot_check"], description="Evidence that finalization demands"
@@ -125,11 +130,17 @@ class ExportConfig(Section):
 class LabelingConfig(Section):
     """Everything that one labeling run needs to know."""
 
-    dataset: str = Field(..., min_length=1, description="An existing FiftyOne dataset", json_schema_extra={"position": 0})
-    label_field: str = Field(
-        ..., description="New, or created by valflow before (then continued)", json_schema_extra={"position": 1}
+    dataset: str = Field(
+        ..., min_length=1, description="An existing FiftyOne dataset", json_schema_extra={"position": 0}
     )
-    model: ModelConfig = Field(..., description="Where predictions come from", json_schema_extra={"position": 2})
+    label_field: str = Field(
+        ...,
+        description="New, or created by valflow before (then continued)",
+        json_schema_extra={"position": 1},
+    )
+    model: ModelConfig = Field(
+        ..., description="Where predictions come from", json_schema_extra={"position": 2}
+    )
     append: bool = Field(False, description="Add to a label field that valflow did not create")
     run_key: str | None = Field(None, description="Continue this run; a Python identifier")
     run_name: str | None = Field(None, max_length=200, description="Readable name")
@@ -138,8 +149,12 @@ class LabelingConfig(Section):
     min_confidence: Share = Field(0.15, description="Candidate floor: predictions below it are not kept")
     batch_size: int = Field(64, ge=1, le=4096, description="Images per call of the model")
     shard_size: int | None = Field(None, ge=1, description="Samples per shard; empty chooses")
-    max_failed_share: Share = Field(0.05, description="More failed samples than this stop the run before the review")
-    approval: ApprovalConfig = Field(default_factory=FixedApproval, description="Which labels skip the review")
+    max_failed_share: Share = Field(
+        0.05, description="More failed samples than this stop the run before the review"
+    )
+    approval: ApprovalConfig = Field(
+        default_factory=FixedApproval, description="Which labels skip the review"
+    )
     review: ReviewConfig = Field(default_factory=ReviewConfig, description="Who decides, on what evidence")
     validation: ValidationConfig = Field(default_factory=ValidationConfig, description="The quality gate")
     evaluation: EvaluationConfig | None = Field(None, description="Comparison with ground truth")
@@ -167,9 +182,13 @@ class LabelingConfig(Section):
         if isinstance(self.approval, FixedApproval) and self.classes is not None:
             unknown = sorted(set(self.approval.per_class) - set(self.classes))
             if unknown:
-                raise ValueError(f"approval.per_class names {unknown}, which `classes` leaves out: {self.classes}")
+                raise ValueError(
+                    f"approval.per_class names {unknown}, which `classes` leaves out: {self.classes}"
+                )
         if isinstance(self.model, FieldModelConfig) and self.model.field == self.label_field:
-            raise ValueError(f"model.field and label_field are both {self.label_field!r}; give the result a field of its own")
+            raise ValueError(
+                f"model.field and label_field are both {self.label_field!r}; give the result a field of its own"
+            )
         return self
 
     @property

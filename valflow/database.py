@@ -93,7 +93,9 @@ def _create_indexes(db: Database[dict[str, Any]]) -> None:
         name="one_open_run",
     )
     db[RUNS].create_index(
-        [("flow_run_id", ASCENDING)], unique=True, partialFilterExpression={"flow_run_id": {"$type": "string"}}
+        [("flow_run_id", ASCENDING)],
+        unique=True,
+        partialFilterExpression={"flow_run_id": {"$type": "string"}},
     )
     db[RUNS].create_index([("created_at", DESCENDING)])
     db[LEDGER].create_index([("run", ASCENDING), ("sample_id", ASCENDING)], unique=True)

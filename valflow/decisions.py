@@ -94,6 +94,17 @@ def submit(run: str, decision: Decision) -> runs.Record:
         _release_freeze(claimed)
 
 
+def submit_by_policy(run: str) -> runs.Record:
+    """Decide a run whose configuration asks for no review: what the thresholds approved becomes final.
+
+    A run in which they approved nothing is discarded.
+    """
+    anything = ledger.count_labels(run, {"state": APPROVED})
+    decision: Literal["finalize", "discard"] = "finalize" if anything else "discard"
+    note = "review.required is false" + ("" if anything else ", and nothing was approved")
+    return submit(run, Decision(decision, actions.POLICY, note, via=actions.POLICY))
+
+
 def discard(run: str, decision: Decision) -> runs.Record:
     """End a run without labels; its predictions stay in the ledger.
 
@@ -124,7 +135,9 @@ def drop_staging(record: runs.Record) -> None:
         dataset.delete_sample_field(record["staging_field"])
 
 
-def reopen(record: runs.Record, *, reason: str, actor: str = actions.POLICY, changes: dict[str, Any] | None = None) -> runs.Record:
+def reopen(
+    record: runs.Record, *, reason: str, actor: str = actions.POLICY, changes: dict[str, Any] | None = None
+) -> runs.Record:
     """Send a run back into its review, in a new round with a fresh form."""
     return runs.transition(
         record,
@@ -137,12 +150,19 @@ def reopen(record: runs.Record, *, reason: str, actor: str = actions.POLICY, cha
 
 def digest_of(run: str, token: str) -> tuple[str, int, int]:
     """``(digest, labels, samples)`` of a frozen approval set: SHA-256 over its raw BSON, in order of sample ids."""
-    raw = database.ledger().with_options(CodecOptions(document_class=RawBSONDocument))
+    raw: Any = database.ledger().with_options(CodecOptions(document_class=RawBSONDocument))
     sha, labels, samples = hashlib.sha256(), 0, 0
     pipeline: list[dict[str, Any]] = [
         {"$match": {"run": run, "frozen.token": token, "frozen.labels.0": {"$exists": True}}},
         {"$sort": {"sample_id": 1}},
-        {"$project": {"_id": 0, "n": {"$size": "$frozen.labels"}, "sample_id": 1, "labels": "$frozen.labels"}},
+        {
+            "$project": {
+                "_id": 0,
+                "n": {"$size": "$frozen.labels"},
+                "sample_id": 1,
+                "labels": "$frozen.labels",
+            }
+        },
     ]
     for document in raw.aggregate(pipeline, allowDiskUse=True):
         sha.update(document.raw)
@@ -155,8 +175,10 @@ def _check_reviewer(record: runs.Record, decision: Decision) -> None:
     reviewer = decision.reviewer.strip()
     allowed = record["config"]["review"]["reviewers"]
     if not reviewer:
-        raise DecisionRefused("a decision needs the name of its reviewer: --reviewer NAME or VALFLOW_REVIEWER")
-    if allowed and reviewer not in allowed and reviewer != actions.POLICY:
+        raise DecisionRefused(
+            "a decision needs the name of its reviewer: --reviewer NAME or VALFLOW_REVIEWER"
+        )
+    if allowed and reviewer not in allowed and decision.via != actions.POLICY:
         raise DecisionRefused(f"{reviewer!r} may not decide this run; its reviewers are {', '.join(allowed)}")
 
 
@@ -170,7 +192,9 @@ def _check_decision(record: runs.Record, decision: Decision, frozen: Preview) ->
         raise DecisionRefused(f"run {record['run']} has no approved labels; approve some, or discard the run")
     if frozen.missing and not decision.override:
         raise DecisionRefused(
-            "evidence is missing: " + "; ".join(frozen.missing) + ". Supply it, or give a reason with --override",
+            "evidence is missing: "
+            + "; ".join(frozen.missing)
+            + ". Supply it, or give a reason with --override",
             frozen.missing,
         )
 
@@ -179,7 +203,11 @@ def _accept(record: runs.Record, decision: Decision, frozen: Preview) -> runs.Re
     time = database.now()
     opened = runs.aware(record["review"]["opened_at"])
     audit = audits.latest(record["run"])
-    counts = {**record["counts"], **ledger.label_counts(frozen.class_table), "edited": frozen.by_source.get("edited", 0)}
+    counts = {
+        **record["counts"],
+        **ledger.label_counts(frozen.class_table),
+        "edited": frozen.by_source.get("edited", 0),
+    }
     return runs.transition(
         record,
         Event.SUBMIT,
@@ -250,7 +278,9 @@ def _claim_freeze(record: runs.Record, reviewer: str) -> runs.Record:
         )
     decision = current.get("decision")
     said = f": {decision['reviewer']} decided to {decision['decision']} it" if decision else ""
-    raise IllegalTransition(f"run {current['run']} is not waiting for a decision, it is {current['state']}{said}")
+    raise IllegalTransition(
+        f"run {current['run']} is not waiting for a decision, it is {current['state']}{said}"
+    )
 
 
 def _release_freeze(record: runs.Record) -> None:
@@ -309,7 +339,14 @@ def _adopt_drawn_labels(record: runs.Record, dataset: Any, reviewer: str) -> Non
         database.samples_of(dataset).aggregate(
             [
                 {"$match": {f"{path}.0": {"$exists": True}}},
-                {"$project": {"_id": 0, "run": {"$literal": record["run"]}, "sample_id": "$_id", "staged": f"${path}"}},
+                {
+                    "$project": {
+                        "_id": 0,
+                        "run": {"$literal": record["run"]},
+                        "sample_id": "$_id",
+                        "staged": f"${path}",
+                    }
+                },
                 {
                     "$merge": {
                         "into": database.LEDGER,
@@ -365,8 +402,16 @@ def _copy_decided_labels(record: runs.Record, dataset: Any, token: str) -> None:
             "vars": {"i": {"$indexOfArray": ["$labels._id", "$$d._id"]}},
             "in": {
                 "$let": {
-                    "vars": {"e": {"$arrayElemAt": ["$labels", "$$i"]}, "was": {"$arrayElemAt": ["$predicted", "$$i"]}},
-                    "in": {"$mergeObjects": ["$$d", {"tags": tags, "run": {"$literal": record["run"]}, "source": source}]},
+                    "vars": {
+                        "e": {"$arrayElemAt": ["$labels", "$$i"]},
+                        "was": {"$arrayElemAt": ["$predicted", "$$i"]},
+                    },
+                    "in": {
+                        "$mergeObjects": [
+                            "$$d",
+                            {"tags": tags, "run": {"$literal": record["run"]}, "source": source},
+                        ]
+                    },
                 }
             },
         }
@@ -389,7 +434,14 @@ def _copy_decided_labels(record: runs.Record, dataset: Any, token: str) -> None:
         database.samples_of(dataset).aggregate(
             [
                 {"$match": {path: {"$exists": True}}},
-                {"$project": {"_id": 0, "run": {"$literal": record["run"]}, "sample_id": "$_id", "staged": f"${path}"}},
+                {
+                    "$project": {
+                        "_id": 0,
+                        "run": {"$literal": record["run"]},
+                        "sample_id": "$_id",
+                        "staged": f"${path}",
+                    }
+                },
                 {
                     "$merge": {
                         "into": database.LEDGER,
@@ -411,7 +463,14 @@ def _check_nothing_vanished(record: runs.Record, token: str) -> None:
             "labels.0": {"$exists": True},
             "$or": [{"frozen.token": {"$ne": token}}, {"frozen.vanished.0": {"$exists": True}}],
         },
-        {"sample_id": 1, "labels._id": 1, "labels.state": 1, "labels.label": 1, "frozen.token": 1, "frozen.vanished": 1},
+        {
+            "sample_id": 1,
+            "labels._id": 1,
+            "labels.state": 1,
+            "labels.label": 1,
+            "frozen.token": 1,
+            "frozen.vanished": 1,
+        },
     ):
         frozen = document.get("frozen") or {}
         gone = frozen.get("vanished") if frozen.get("token") == token else None

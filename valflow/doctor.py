@@ -31,6 +31,7 @@ SILENT_WORKER = timedelta(seconds=90)
 # Mismatches with known, puzzling symptoms.
 SYMPTOMS = {
     "fastapi": "Prefect's server then ends at its start with \"unexpected keyword argument 'min_items'\"",
+    "sqlalchemy": "with 2.1 and later Prefect's scheduler fails, and no schedule ever runs",
     "fiftyone": "valflow reads and writes its documents directly and was not tried with this version",
 }
 
@@ -56,8 +57,15 @@ def diagnose(home: Path | None = None, config: LabelingConfig | None = None) -> 
         Findings in the order in which problems are best mended.
     """
     home = home or homes.home()
-    findings = [_python(), *_packages(), _mongod(), _database(home), *_folders(home, config)]
-    findings += [*_prefect(home), *_ports(home)]
+    findings = [_python(), *_packages(), _mongod()]
+    try:
+        homes.read_record(home)
+    except StackError as error:
+        return [
+            *findings,
+            Finding("stack", False, str(error), f"Delete {homes.state_folder(home) / 'stack.json'}"),
+        ]
+    findings += [_database(home), *_folders(home, config), *_prefect(home), *_ports(home)]
     if config is not None:
         findings.append(_model(home, config))
     return findings

@@ -8,6 +8,7 @@ from typing import Any
 from valflow import preflight
 from valflow.errors import ConfigError
 from valflow.label_types import BY_FIELD_CLASS, DETECTIONS
+from valflow.promotion import field_identity
 
 _TRUTH_NAMES = ("ground_truth", "gt", "truth", "annotations")
 
@@ -21,7 +22,9 @@ def draft_config(dataset_name: str) -> str:
     import fiftyone as fo
 
     if not fo.dataset_exists(dataset_name):
-        raise ConfigError([f"there is no dataset {dataset_name!r} (there are: {', '.join(fo.list_datasets()) or 'none'})"])
+        raise ConfigError(
+            [f"there is no dataset {dataset_name!r} (there are: {', '.join(fo.list_datasets()) or 'none'})"]
+        )
     dataset = fo.load_dataset(dataset_name)
     if dataset.media_type not in (None, "image"):
         raise ConfigError([f"expected a dataset of images, {dataset_name!r} holds {dataset.media_type!r}"])
@@ -54,22 +57,31 @@ def _classes(dataset: Any, fields: list[str]) -> list[str]:
 
 def _free_name(dataset: Any) -> str:
     name, number = "auto_detections", 2
-    while dataset.has_field(name) and preflight.field_identity(dataset, name) is None:
+    while dataset.has_field(name) and field_identity(dataset, name) is None:
         name, number = f"auto_detections_{number}", number + 1
     return name
 
 
+_OWN_MODEL = """\
+kind: python
+  path: "my_models:MyDetector"         # a fiftyone.core.models.Model, found from the folder you start in
+  kwargs: {}"""
+
+
 def _model_lines(predictions: list[str]) -> str:
-    own = 'kind: python\n#   path: "my_models:MyDetector"       # a fiftyone.core.models.Model, found from the folder you start in\n#   kwargs: {}'
-    if predictions:
-        return f"model: {{kind: field, field: {predictions[0]}}}    # existing predictions; or a model of your own:\n# model:\n#   {own}"
-    return 'model:\n  kind: python\n  path: "my_models:MyDetector"         # a fiftyone.core.models.Model, found from the folder you start in\n  kwargs: {}'
+    own = f"model:\n  {_OWN_MODEL}"
+    if not predictions:
+        return own
+    existing = (
+        f"model: {{kind: field, field: {predictions[0]}}}    # existing predictions; or a model of your own:"
+    )
+    return "\n".join([existing, *(f"# {line}" for line in own.splitlines())])
 
 
 def _evaluation_lines(truth: list[str]) -> str:
     if truth:
         return f"evaluation: {{ground_truth: {truth[0]}, iou: 0.5, eval_key: val_eval}}"
-    return "evaluation: null                     # {ground_truth: FIELD, iou: 0.5, eval_key: val_eval} where there is ground truth"
+    return "evaluation: null                     # {ground_truth: FIELD} where there is ground truth"
 
 
 _TEMPLATE = """\
@@ -81,7 +93,8 @@ label_field: {label_field}       # new, or created by valflow before (then conti
 target: {{only: new}}                 # new | remaining | all; also view, tags, ids, limit
 classes: null                        # restrict to these {classes}
 min_confidence: 0.15                 # predictions below it are not kept
-approval: {{mode: fixed, threshold: 0.7, per_class: {{}}}}    # at or above it a label needs no person; or {{mode: review_all}}
+# At or above its threshold a label needs no person; {{mode: review_all}} shows all of them to one.
+approval: {{mode: fixed, threshold: 0.7, per_class: {{}}}}
 review: {{required: true, reviewers: [], note: null}}
 validation: {{suites: [labels, samples]}}
 {evaluation}

@@ -35,7 +35,9 @@ class ConfigError(ValflowError):
         self.problems = list(problems)
         where = f" in {source}" if source else ""
         count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
-        super().__init__(f"{count}{where}; nothing was written:\n" + "\n".join(f"  - {p}" for p in self.problems))
+        super().__init__(
+            f"{count}{where}; nothing was written:\n" + "\n".join(f"  - {p}" for p in self.problems)
+        )
 
 
 class RunNotFound(ValflowError):

@@ -25,7 +25,9 @@ def explain(label_id: str) -> dict[str, Any]:
     (identifier,) = actions.object_ids([label_id], "label")
     document = ledger.find_label(identifier)
     if document is None:
-        raise SelectionError(f"no labeling run knows a label {label_id}; it was drawn or imported by other means")
+        raise SelectionError(
+            f"no labeling run knows a label {label_id}; it was drawn or imported by other means"
+        )
     record = runs.load(document["run"])
     index = [e["_id"] for e in document["labels"]].index(identifier)
     entry, predicted = document["labels"][index], document["predicted"][index]
@@ -50,7 +52,9 @@ def explain(label_id: str) -> dict[str, Any]:
         "final": _final(record, document["sample_id"], identifier),
     }
     plain: dict[str, Any] = runs.as_json(facts)
-    plain["predicted"] = {k: v for k, v in plain["predicted"].items() if k in ("label", "confidence", "bounding_box")}
+    plain["predicted"] = {
+        k: v for k, v in plain["predicted"].items() if k in ("label", "confidence", "bounding_box")
+    }
     return plain
 
 
@@ -62,27 +66,41 @@ def in_words(facts: dict[str, Any]) -> str:
     if facts["drawn_by"]:
         origin = f"drawn by {facts['drawn_by']} as {predicted['label']!r}"
     else:
-        origin = f"predicted as {predicted['label']!r} {told} by {model.get('name')} ({model.get('version') or model.get('kind')})"
-    lines = [f"label {facts['label_id']} on sample {facts['sample_id']} of {facts['dataset']}", f"  {origin}, in run {facts['run']}"]
+        version = model.get("version") or model.get("kind")
+        origin = f"predicted as {predicted['label']!r} {told} by {model.get('name')} ({version})"
+    lines = [
+        f"label {facts['label_id']} on sample {facts['sample_id']} of {facts['dataset']}",
+        f"  {origin}, in run {facts['run']}",
+    ]
     if facts["invalid"]:
         lines.append(f"  fails a check: {'; '.join(facts['invalid'])}")
     for action in facts["actions"]:
         taken_back = "" if action["undone_by"] is None else f" (taken back by action {action['undone_by']})"
-        rule = f", threshold {facts['threshold']}" if action["actor"] == actions.POLICY and facts["threshold"] is not None else ""
+        rule = (
+            f", threshold {facts['threshold']}"
+            if action["actor"] == actions.POLICY and facts["threshold"] is not None
+            else ""
+        )
         lines.append(f"  {action['event']} by {action['actor']} at {action['time']}{rule}{taken_back}")
     if facts["audit"]:
         lines.append(f"  audited: {facts['audit']['verdict']} ({facts['audit']['reviewer']})")
     if facts["decision"]:
-        lines.append(f"  {facts['decision']['decision']} decided by {facts['decision']['reviewer']} at {facts['decision']['time']}")
+        decision = facts["decision"]
+        lines.append(f"  {decision['decision']} decided by {decision['reviewer']} at {decision['time']}")
     final = facts["final"]
-    where = f"in the label field as {final['label']!r}, source {final.get('source')}" if final else "not in the label field"
+    where = (
+        f"in the label field as {final['label']!r}, source {final.get('source')}"
+        if final
+        else "not in the label field"
+    )
     lines.append(f"  now {facts['state']}, {where}")
     return "\n".join(lines)
 
 
 def _verdict(run: str, label: Any) -> dict[str, Any] | None:
     audit = database.audits().find_one(
-        {"run": run, "items": {"$elemMatch": {"label_id": label, "verdict": {"$ne": None}}}}, sort=[("drawn_at", -1)]
+        {"run": run, "items": {"$elemMatch": {"label_id": label, "verdict": {"$ne": None}}}},
+        sort=[("drawn_at", -1)],
     )
     return None if audit is None else next(i for i in audit["items"] if i["label_id"] == label)
 

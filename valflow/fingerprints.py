@@ -46,7 +46,9 @@ def _fingerprints(record: dict[str, Any], dataset: Any) -> Iterator[tuple[Object
         "$filter": {
             "input": {"$ifNull": ["$tags", []]},
             "as": "t",
-            "cond": {"$not": [{"$in": ["$$t", [*WORKFLOW_TAGS, *PROBLEM_TAGS, *record.get("own_tags", [])]]}]},
+            "cond": {
+                "$not": [{"$in": ["$$t", [*WORKFLOW_TAGS, *PROBLEM_TAGS, *record.get("own_tags", [])]]}]
+            },
         }
     }
     raw = database.samples_of(dataset).with_options(CodecOptions(document_class=RawBSONDocument))

@@ -21,6 +21,25 @@ def home() -> Path:
     return Path(os.environ.get("VALFLOW_HOME") or Path.cwd()).expanduser().resolve()
 
 
+def enter_home() -> dict[str, str]:
+    """Pull step of the deployment: a flow run works in the home of its worker.
+
+    A step of our own, because a template such as ``{{ $VALFLOW_HOME }}`` is filled in already by
+    `prefect deploy` where the deploying shell has that variable, and that machine's folder is then everybody's.
+
+    Raises:
+        StackError: the worker does not say where its home is.
+    """
+    folder = os.environ.get("VALFLOW_HOME")
+    if not folder or not Path(folder).is_dir():
+        raise StackError(
+            f"expected VALFLOW_HOME in the worker's environment to be the folder of your configurations, suites "
+            f"and models, found {folder!r}; set it and start the worker again"
+        )
+    os.chdir(folder)
+    return {"directory": folder}
+
+
 def state_folder(home: Path) -> Path:
     """Where a stack of this home keeps its files."""
     return home / ".valflow"
@@ -52,7 +71,7 @@ def read_record(home: Path) -> Record:
     try:
         values = json.loads((state_folder(home) / "stack.json").read_text(encoding="utf-8"))
         return Record(**values)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return Record()
     except (OSError, ValueError, TypeError) as error:
         path = state_folder(home) / "stack.json"

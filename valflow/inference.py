@@ -45,7 +45,9 @@ def find_targets(dataset: Any, config: LabelingConfig, earlier_runs: Sequence[st
         ids = [i for i in ids if i not in seen]
     elif target.only == "remaining" and dataset.has_field(config.label_field):
         path = f"{DETECTIONS.list_path(config.label_field)}.0"
-        labelled = {d["_id"] for d in database.samples_of(dataset).find({path: {"$exists": True}}, {"_id": 1})}
+        labelled = {
+            d["_id"] for d in database.samples_of(dataset).find({path: {"$exists": True}}, {"_id": 1})
+        }
         ids = [i for i in ids if i not in labelled]
     return ids[: target.limit]
 
@@ -57,7 +59,9 @@ def choose_shard_size(samples: int, config: LabelingConfig) -> int:
     return max(2 * config.batch_size, -(-samples // MAX_SHARDS), 1)
 
 
-def open_shards(record: runs.Record, dataset: Any, config: LabelingConfig, earlier_runs: Sequence[str]) -> runs.Record:
+def open_shards(
+    record: runs.Record, dataset: Any, config: LabelingConfig, earlier_runs: Sequence[str]
+) -> runs.Record:
     """Freeze the targets of a run and declare its staging field; returns the record with ``target`` filled in."""
     if record.get("target"):
         return record
@@ -77,7 +81,9 @@ def declare_field(dataset: Any, field: str, label_type: LabelType) -> None:
     import fiftyone as fo
 
     if not dataset.has_field(field):
-        dataset.add_sample_field(field, fo.EmbeddedDocumentField, embedded_doc_type=label_type.fiftyone_class())
+        dataset.add_sample_field(
+            field, fo.EmbeddedDocumentField, embedded_doc_type=label_type.fiftyone_class()
+        )
     for attribute in ("label", "bounding_box", "confidence"):
         # Raw writes do not tell FiftyOne what a label holds; the App needs to know.
         kind = {"label": fo.StringField, "confidence": fo.FloatField}.get(attribute)
@@ -126,7 +132,8 @@ def finish_inference(record: runs.Record) -> runs.Record:
     if total and failed / total > config.max_failed_share:
         # Another try must look at them again.
         database.ledger().update_many(
-            {"run": record["run"], "status": ledger.FAILED}, {"$set": {"status": ledger.PENDING, "reason": None}}
+            {"run": record["run"], "status": ledger.FAILED},
+            {"$set": {"status": ledger.PENDING, "reason": None}},
         )
         raise InferenceFailed(
             f"{failed} of {total} samples could not be labelled ({failed / total:.0%}; max_failed_share allows "
@@ -152,10 +159,14 @@ def load_model(config: PythonModelConfig) -> Any:
 
     try:
         model = _load_cached(config.path, json.dumps(config.kwargs, sort_keys=True))
-    except Exception as error:  # the user's own code may raise anything; it is passed on with its place
-        raise ConfigError([f"model.path: {config.path} cannot be loaded: {type(error).__name__}: {error}"]) from error
+    except Exception as error:
+        raise ConfigError(
+            [f"model.path: {config.path} cannot be loaded: {type(error).__name__}: {error}"]
+        ) from error
     if not isinstance(model, Model):
-        raise ConfigError([f"model.path: expected a fiftyone.core.models.Model, {config.path} is {type(model).__name__}"])
+        raise ConfigError(
+            [f"model.path: expected a fiftyone.core.models.Model, {config.path} is {type(model).__name__}"]
+        )
     return model
 
 
@@ -217,7 +228,7 @@ def _read_image(path: str | None) -> Any:
         return FileNotFoundError("no such file")
     try:
         image = foui.read(path)
-    except Exception as error:  # decoders raise many types; the sample is recorded as failed with this reason
+    except Exception as error:  # noqa: BLE001 - decoders raise many types; recorded as the sample's failure
         return ValueError(f"not a readable image: {error}")
     return image if image is not None else ValueError("not a readable image")
 
@@ -229,13 +240,13 @@ def _predict(model: Any, images: list[Any]) -> Iterator[Prediction]:
         results = list(model.predict_all(images))
         yield from (_raw_labels(r) for r in results)
         return
-    except Exception:
+    except Exception:  # noqa: BLE001
         # One bad image must not fail its whole batch: ask again one by one, and blame the right one.
         pass
     for image in images:
         try:
             yield _raw_labels(model.predict(image))
-        except Exception as error:  # recorded as this sample's failure; too many of them stop the run
+        except Exception as error:  # noqa: BLE001 - recorded as this sample's failure; too many stop the run
             yield RuntimeError(f"the model failed: {type(error).__name__}: {error}")
 
 
@@ -262,7 +273,9 @@ def _write_batch(
         if isinstance(prediction, Exception):
             outcomes.append((sample_id, ledger.FAILED, str(prediction)))
             change: dict[str, Any] = {"$addToSet": {"tags": INFERENCE_FAILED}}
-            updates.append(UpdateOne({"_id": sample_id}, {**change, "$currentDate": {"last_modified_at": True}}))
+            updates.append(
+                UpdateOne({"_id": sample_id}, {**change, "$currentDate": {"last_modified_at": True}})
+            )
             continue
         labels = candidates(
             prediction, record["run"], sample_id, min_confidence=config.min_confidence, classes=classes
@@ -295,5 +308,6 @@ def _describe_failures(record: runs.Record) -> list[dict[str, Any]]:
     cursor = samples.find({"_id": {"$in": [f["sample_id"] for f in failed]}}, {"filepath": 1})
     paths = {d["_id"]: d["filepath"] for d in cursor}
     return [
-        {"sample_id": f["sample_id"], "filepath": paths.get(f["sample_id"]), "reason": f["reason"]} for f in failed
+        {"sample_id": f["sample_id"], "filepath": paths.get(f["sample_id"]), "reason": f["reason"]}
+        for f in failed
     ]

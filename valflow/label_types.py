@@ -63,7 +63,9 @@ class LabelType:
         return getattr(fo, self.field_class)
 
 
-DETECTIONS = LabelType("detections", "Detections", "Detection", "detections", ("bounding_box", "mask", "mask_path"))
+DETECTIONS = LabelType(
+    "detections", "Detections", "Detection", "detections", ("bounding_box", "mask", "mask_path")
+)
 
 BY_FIELD_CLASS = {t.field_class: t for t in (DETECTIONS,)}
 BY_NAME = {t.name: t for t in (DETECTIONS,)}

@@ -37,7 +37,9 @@ def open_targets(run: str, sample_ids: Sequence[ObjectId], shard_size: int) -> i
         try:
             ledger.bulk_write(documents, ordered=False)
         except BulkWriteError as error:
-            if any(e["code"] != 11000 for e in error.details["writeErrors"]):  # 11000: already there, idempotent
+            if any(
+                e["code"] != 11000 for e in error.details["writeErrors"]
+            ):  # 11000: already there, idempotent
                 raise
     return -(-len(sample_ids) // shard_size)
 
@@ -49,7 +51,9 @@ def forget_targets(run: str) -> None:
 
 def pending(run: str, shard: int) -> list[ObjectId]:
     """Samples of a shard that were not looked at yet."""
-    cursor = database.ledger().find({"run": run, "shard": shard, "status": PENDING}, {"sample_id": 1, "_id": 0})
+    cursor = database.ledger().find(
+        {"run": run, "shard": shard, "status": PENDING}, {"sample_id": 1, "_id": 0}
+    )
     return [d["sample_id"] for d in cursor.sort("sample_id", 1)]
 
 
@@ -65,7 +69,9 @@ def account(run: str, outcomes: Iterable[tuple[ObjectId, str, str | None]]) -> N
 
 def status_counts(run: str) -> dict[str, int]:
     """Number of samples by status."""
-    groups = database.ledger().aggregate([{"$match": {"run": run}}, {"$group": {"_id": "$status", "n": {"$sum": 1}}}])
+    groups = database.ledger().aggregate(
+        [{"$match": {"run": run}}, {"$group": {"_id": "$status", "n": {"$sum": 1}}}]
+    )
     return {g["_id"]: g["n"] for g in groups}
 
 
@@ -289,7 +295,9 @@ def class_table(run: str, thresholds: dict[str, Any] | None = None) -> list[dict
 
     One aggregation on the server. Labels without confidence are counted apart.
     """
-    bin_index = {"$min": [HISTOGRAM_BINS - 1, {"$max": [0, {"$floor": {"$multiply": ["$l.c", HISTOGRAM_BINS]}}]}]}
+    bin_index = {
+        "$min": [HISTOGRAM_BINS - 1, {"$max": [0, {"$floor": {"$multiply": ["$l.c", HISTOGRAM_BINS]}}]}]
+    }
     groups = database.ledger().aggregate(
         [
             {"$match": {"run": run, "labels.0": {"$exists": True}}},

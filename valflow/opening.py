@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from valflow import decisions, preflight, runs
+from valflow import database, decisions, preflight, runs
 from valflow.config import LabelingConfig
 from valflow.errors import RunBusy
 from valflow.inference import describe_model, find_targets, open_shards
@@ -33,7 +33,9 @@ class Opened:
     message: str
 
 
-def open_run(config: LabelingConfig, flow_run_id: str | None = None, more_problems: list[str] | None = None) -> Opened:
+def open_run(
+    config: LabelingConfig, flow_run_id: str | None = None, more_problems: list[str] | None = None
+) -> Opened:
     """Find the run that this start means, or create it.
 
     A run is found by its key, else by the Prefect flow run that works on it, so a resumed, retried or
@@ -55,7 +57,9 @@ def open_run(config: LabelingConfig, flow_run_id: str | None = None, more_proble
             return taken
     earlier = finalized_runs_into(dataset, config.label_field)
     if not find_targets(dataset, config, earlier):
-        return Opened("nothing_new", None, f"nothing to label in {config.dataset} (target.only: {config.target.only})")
+        return Opened(
+            "nothing_new", None, f"nothing to label in {config.dataset} (target.only: {config.target.only})"
+        )
     try:
         record = runs.create(config, dataset_id=dataset_id, flow_run_id=flow_run_id)
     except RunBusy as busy:
@@ -70,25 +74,29 @@ def prepare(record: runs.Record, dataset: Any) -> runs.Record:
         return record
     config = LabelingConfig.model_validate(record["config"])
     runs.update(runs.fence_of(record), {"model": describe_model(config.model), "label_type": DETECTIONS.name})
-    return open_shards(runs.load(record["run"]), dataset, config, finalized_runs_into(dataset, config.label_field))
+    return open_shards(
+        runs.load(record["run"]), dataset, config, finalized_runs_into(dataset, config.label_field)
+    )
 
 
 def _find_own(config: LabelingConfig, flow_run_id: str | None) -> runs.Record | None:
     if config.run_key is not None:
-        return runs.database.runs().find_one({"run": config.run_key, "label_field": config.label_field})
+        return database.runs().find_one({"run": config.run_key, "label_field": config.label_field})
     return None if flow_run_id is None else runs.find_by_flow_run(flow_run_id)
 
 
 def _continue(record: runs.Record, flow_run_id: str | None) -> Opened:
-    if record["state"] == State.IN_REVIEW.value and flow_run_id not in (None, record.get("flow_run_id")):
-        if record.get("suspended_in"):
-            return _skip(record)
+    somebody_elses = flow_run_id not in (None, record.get("flow_run_id"))
+    if record["state"] == State.IN_REVIEW.value and somebody_elses and record.get("suspended_in"):
+        return _skip(record)
     try:
         record = runs.claim(record["run"], flow_run_id)
     except RunBusy as busy:
         return Opened("skipped", busy.run, str(busy))
     if record["state"] == State.FAILED.value:
-        runs.transition(record, Event.RETRY, actor="system", note=f"retried after {record.get('failed_stage')}")
+        runs.transition(
+            record, Event.RETRY, actor="system", note=f"retried after {record.get('failed_stage')}"
+        )
     return Opened("run", record["run"], f"run {record['run']} continued ({record['state']})")
 
 
@@ -102,7 +110,10 @@ def _take_over(other: runs.Record, config: LabelingConfig, flow_run_id: str | No
         decisions.discard(
             other["run"],
             decisions.Decision(
-                "discard", "system", note="replaced by a run with changed settings, before any review", via="policy"
+                "discard",
+                "system",
+                note="replaced by a run with changed settings, before any review",
+                via="policy",
             ),
         )
         return None

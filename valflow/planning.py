@@ -48,7 +48,10 @@ def make_plan(config: LabelingConfig, more_problems: Sequence[str] = ()) -> dict
 
 def plan_in_words(plan: dict[str, Any]) -> str:
     """The plan for a terminal."""
-    lines = [f"{plan['samples']} samples of {plan['dataset']} would be labelled into {plan['label_field']}, nothing was written"]
+    lines = [
+        f"{plan['samples']} samples of {plan['dataset']} would be labelled into {plan['label_field']}; "
+        "nothing was written"
+    ]
     if plan["open_run"]:
         lines.append(f"run {plan['open_run']} is open; until it is decided, a start is skipped")
     if plan["estimate"] is None:
@@ -65,7 +68,9 @@ def plan_in_words(plan: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _try(config: LabelingConfig, dataset: Any, targets: list[ObjectId]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _try(
+    config: LabelingConfig, dataset: Any, targets: list[ObjectId]
+) -> tuple[dict[str, Any], dict[str, Any]]:
     source = prediction_source(config.model, dataset)
     thresholds = thresholds_of(config)
     classes = None if config.classes is None else frozenset(config.classes)
@@ -81,7 +86,9 @@ def _try(config: LabelingConfig, dataset: Any, targets: list[ObjectId]) -> tuple
         label
         for sample_id, prediction in zip(sample_ids, predictions, strict=True)
         if not isinstance(prediction, Exception)
-        for label in candidates(prediction, "", sample_id, min_confidence=config.min_confidence, classes=classes)
+        for label in candidates(
+            prediction, "", sample_id, min_confidence=config.min_confidence, classes=classes
+        )
     ]
     approved = sum(_passes(label, thresholds) for label in labels)
     scale = len(targets) / wanted

@@ -49,7 +49,8 @@ def check(config: LabelingConfig, more_problems: Sequence[str] = ()) -> Any:
     if dataset.media_type in _UNSUPPORTED_MEDIA:
         reason = _UNSUPPORTED_MEDIA[dataset.media_type]
         problems.insert(
-            0, f"dataset: expected images, {config.dataset!r} holds media of type {dataset.media_type!r}: {reason}"
+            0,
+            f"dataset: expected images, {config.dataset!r} holds media of type {dataset.media_type!r}: {reason}",
         )
         raise ConfigError(problems)
     for part in (
@@ -75,7 +76,11 @@ def field_kind(dataset: Any, name: str) -> str | None:
 def _unknown(what: str, name: str, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     listed = ", ".join(list(known)[:20]) or "none"
-    return f"there is no {what} {name!r}" + (f"; did you mean {close[0]!r}?" if close else "") + f" (there are: {listed})"
+    return (
+        f"there is no {what} {name!r}"
+        + (f"; did you mean {close[0]!r}?" if close else "")
+        + f" (there are: {listed})"
+    )
 
 
 def _label_fields(dataset: Any) -> list[str]:
@@ -87,7 +92,8 @@ def _type_problem(key: str, dataset: Any, name: str) -> list[str]:
         return [f"{key}: {_unknown('label field', name, _label_fields(dataset))}"]
     kind = field_kind(dataset, name)
     if kind not in BY_FIELD_CLASS:
-        return [f"{key}: expected a field of {' or '.join(BY_FIELD_CLASS)}, {name!r} holds {kind or type(dataset.get_field(name)).__name__}"]
+        found = kind or type(dataset.get_field(name)).__name__
+        return [f"{key}: expected a field of {' or '.join(BY_FIELD_CLASS)}, {name!r} holds {found}"]
     return []
 
 
@@ -99,13 +105,17 @@ def _target_problems(config: LabelingConfig, dataset: Any) -> list[str]:
         problems.append(f"target.view: {_unknown('saved view', target.view, dataset.list_saved_views())}")
     if target.tags:
         known = set(dataset.distinct("tags"))
-        problems += [f"target.tags: {_unknown('sample tag', t, sorted(known))}" for t in target.tags if t not in known]
+        problems += [
+            f"target.tags: {_unknown('sample tag', t, sorted(known))}" for t in target.tags if t not in known
+        ]
     if target.ids:
         ids = [ObjectId(i) for i in target.ids]
         found = {d["_id"] for d in database.samples_of(dataset).find({"_id": {"$in": ids}}, {"_id": 1})}
         lost = [str(i) for i in ids if i not in found]
         if lost:
-            problems.append(f"target.ids: {len(lost)} of {len(ids)} samples are not in the dataset: {', '.join(lost[:3])}")
+            problems.append(
+                f"target.ids: {len(lost)} of {len(ids)} samples are not in the dataset: {', '.join(lost[:3])}"
+            )
     return problems
 
 
@@ -134,10 +144,17 @@ def _label_field_problems(config: LabelingConfig, dataset: Any) -> list[str]:
 def _run_key_problems(config: LabelingConfig, dataset: Any) -> list[str]:
     if config.run_key is None:
         return []
-    record = database.runs().find_one({"run": config.run_key}, {"dataset_id": 1, "dataset": 1, "label_field": 1})
-    if record is None or (record["dataset_id"], record["label_field"]) == (str(dataset._doc.id), config.label_field):
+    record = database.runs().find_one(
+        {"run": config.run_key}, {"dataset_id": 1, "dataset": 1, "label_field": 1}
+    )
+    if record is None or (record["dataset_id"], record["label_field"]) == (
+        str(dataset._doc.id),
+        config.label_field,
+    ):
         return []
-    return [f"run_key: {config.run_key!r} is a run into {record['dataset']}.{record['label_field']}; choose another key"]
+    return [
+        f"run_key: {config.run_key!r} is a run into {record['dataset']}.{record['label_field']}; choose another key"
+    ]
 
 
 def _model_problems(config: LabelingConfig, dataset: Any) -> list[str]:
@@ -157,7 +174,9 @@ def _class_problems(config: LabelingConfig, known: Sequence[str]) -> list[str]:
     problems = [f"classes: {_unknown('class', c, known)}" for c in config.classes or [] if c not in known]
     if isinstance(config.approval, FixedApproval):
         problems += [
-            f"approval.per_class: {_unknown('class', c, known)}" for c in config.approval.per_class if c not in known
+            f"approval.per_class: {_unknown('class', c, known)}"
+            for c in config.approval.per_class
+            if c not in known
         ]
     return problems
 
@@ -177,7 +196,10 @@ def _ground_truth_problems(config: LabelingConfig, dataset: Any) -> list[str]:
 
 
 def _folder_problems(config: LabelingConfig) -> list[str]:
-    folders = [("output_dir", config.output_dir), *((f"export.{i}.dir", e.dir) for i, e in enumerate(config.export))]
+    folders = [
+        ("output_dir", config.output_dir),
+        *((f"export.{i}.dir", e.dir) for i, e in enumerate(config.export)),
+    ]
     return [f"{key}: {problem}" for key, folder in folders if (problem := unwritable(Path(folder)))]
 
 

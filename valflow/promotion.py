@@ -89,7 +89,11 @@ def finalized_runs_into(dataset: Any, label_field: str) -> list[str]:
     if identity is None:
         return []
     cursor = database.runs().find(
-        {"dataset_id": str(dataset._doc.id), "field_id": identity["field_id"], "state": State.FINALIZED.value},
+        {
+            "dataset_id": str(dataset._doc.id),
+            "field_id": identity["field_id"],
+            "state": State.FINALIZED.value,
+        },
         {"run": 1},
     )
     return [r["run"] for r in cursor]
@@ -104,8 +108,8 @@ def _check_frozen(record: runs.Record) -> None:
     if digest != record["frozen"]["digest"]:
         raise PromotionError(
             f"the frozen labels of run {record['run']} are not those that {record['decision']['reviewer']} confirmed: "
-            f"expected {record['frozen']['labels']} labels with digest {record['frozen']['digest'][:12]}, found {labels} "
-            f"with {digest[:12]}. Nothing was written; somebody changed the collection {database.LEDGER} by hand"
+            f"expected {record['frozen']['labels']} labels with digest {record['frozen']['digest'][:12]}, found "
+            f"{labels} with {digest[:12]}. Nothing was written; somebody changed {database.LEDGER} by hand"
         )
 
 
@@ -131,7 +135,11 @@ def _declare_label_field(record: runs.Record, dataset: Any) -> str:
 
 def _frozen_samples(record: runs.Record) -> list[ObjectId]:
     cursor = database.ledger().find(
-        {"run": record["run"], "frozen.token": record["frozen"]["token"], "frozen.labels.0": {"$exists": True}},
+        {
+            "run": record["run"],
+            "frozen.token": record["frozen"]["token"],
+            "frozen.labels.0": {"$exists": True},
+        },
         {"_id": 0, "sample_id": 1},
     )
     return [d["sample_id"] for d in cursor.sort("sample_id", 1)]
@@ -176,7 +184,10 @@ def _promote_batch(record: runs.Record, dataset: Any, first: ObjectId, last: Obj
             "cond": {"$not": [{"$in": ["$$d._id", {"$ifNull": [f"${path}._id", []]}]}]},
         }
     }
-    merged = {"_cls": {"$literal": label_type.field_class}, label_type.list_name: {"$concatArrays": [there, new]}}
+    merged = {
+        "_cls": {"$literal": label_type.field_class},
+        label_type.list_name: {"$concatArrays": [there, new]},
+    }
     database.run_to_end(
         database.ledger().aggregate(
             [
@@ -194,7 +205,12 @@ def _promote_batch(record: runs.Record, dataset: Any, first: ObjectId, last: Obj
                         "into": dataset._sample_collection_name,
                         "on": "_id",
                         "whenMatched": [
-                            {"$set": {name: {"$mergeObjects": [f"${name}", merged]}, "last_modified_at": "$$NOW"}},
+                            {
+                                "$set": {
+                                    name: {"$mergeObjects": [f"${name}", merged]},
+                                    "last_modified_at": "$$NOW",
+                                }
+                            },
                             {"$unset": record["staging_field"]},
                         ],
                         "whenNotMatched": "discard",
@@ -232,8 +248,8 @@ def _verify(record: runs.Record, dataset: Any) -> dict[str, Any]:
         there = set(database.samples_of(dataset).distinct("_id", {f"{path}.run": record["run"]}))
         missing = [str(i) for i in _frozen_samples(record) if i not in there]
         raise PromotionError(
-            f"{announced} labels on {record['frozen']['samples']} samples were announced, {written} on {samples} are in "
-            f"{record['dataset']}.{name}"
+            f"{announced} labels on {record['frozen']['samples']} samples were announced, {written} on {samples} "
+            f"are in {record['dataset']}.{name}"
             + (f"; samples without them: {', '.join(missing[:5])} (deleted?)" if missing else "")
             + ". The review field was kept; run the finalization again once the cause is mended"
         )
@@ -263,4 +279,6 @@ def _register(record: runs.Record, dataset: Any) -> None:
     saved = set(dataset.list_saved_views())
     for tag in problem_tag_counts(record["run"]):
         if tag not in saved:
-            dataset.save_view(tag, dataset.match_tags(tag), description=f"Samples that reviewers tagged {tag}")
+            dataset.save_view(
+                tag, dataset.match_tags(tag), description=f"Samples that reviewers tagged {tag}"
+            )

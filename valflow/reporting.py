@@ -54,7 +54,15 @@ def _random_tiles(record: runs.Record, state: str) -> list[Tile]:
             [
                 {"$match": {"run": record["run"], "labels.state": state}},
                 {"$sample": {"size": TILES_DRAWN}},
-                {"$project": {"sample_id": 1, "labels._id": 1, "labels.state": 1, "predicted": 1, "frozen.labels": 1}},
+                {
+                    "$project": {
+                        "sample_id": 1,
+                        "labels._id": 1,
+                        "labels.state": 1,
+                        "predicted": 1,
+                        "frozen.labels": 1,
+                    }
+                },
             ]
         )
     )

@@ -32,8 +32,8 @@ def waiting_markdown(record: runs.Record) -> str:
     counts, run = record["counts"], record["run"]
     parts = [
         f"## {markdown_text(record['name'])}",
-        f"**{SHOWN_AS[State(record['state'])]}** · dataset `{record['dataset']}` · label field `{record['label_field']}`"
-        f" · round {record['round']}",
+        f"**{SHOWN_AS[State(record['state'])]}** · dataset `{record['dataset']}` · "
+        f"label field `{record['label_field']}` · round {record['round']}",
         f"{counts['samples']} samples, **{counts['predicted']} labels**: {counts['approved']} approved by threshold, "
         f"**{counts['undecided']} wait for a person**, {counts['invalid']} fail a check.",
     ]
@@ -80,7 +80,8 @@ def report_markdown(record: runs.Record) -> str:
     parts = [
         f"## {markdown_text(record['name'])}: {SHOWN_AS[State(record['state'])]}",
         f"**{counts.get('finalized', 0)} labels** in `{record['dataset']}.{record['label_field']}`, "
-        f"{counts.get('discarded', 0)} discarded, of {counts.get('predicted', 0)} predicted on {counts['samples']} samples.",
+        f"{counts.get('discarded', 0)} discarded, of {counts.get('predicted', 0)} predicted "
+        f"on {counts['samples']} samples.",
     ]
     if decision:
         parts.append(f"Decided by **{markdown_text(decision['reviewer'])}** ({decision['via']}).")

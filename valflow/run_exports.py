@@ -10,12 +10,19 @@ from valflow.config import ExportConfig, LabelingConfig
 from valflow.validation import allowed_classes
 
 
-def export_run(record: runs.Record, wanted: Sequence[ExportConfig] | None = None) -> Iterator[dict[str, Any]]:
+def missing_exports(record: runs.Record) -> list[ExportConfig]:
+    """What the configuration asks for and the record does not have yet."""
+    done = {(e["format"], e["scope"]) for e in record["exports"]}
+    configured = LabelingConfig.model_validate(record["config"]).export
+    return [e for e in configured if (e.format, e.scope) not in done]
+
+
+def export_run(record: runs.Record, wanted: Sequence[ExportConfig]) -> Iterator[dict[str, Any]]:
     """Export finalized labels.
 
     Args:
         record: a finalized run.
-        wanted: exports to make; by default those of its configuration that are not there yet.
+        wanted: exports to make.
 
     Yields:
         One entry for the run record per export, once it was read back and found equal.
@@ -27,12 +34,6 @@ def export_run(record: runs.Record, wanted: Sequence[ExportConfig] | None = None
 
     from valflow.exporting import export_labels
 
-    if wanted is None:
-        done = {(e["format"], e["scope"]) for e in record["exports"]}
-        configured = LabelingConfig.model_validate(record["config"]).export
-        wanted = [e for e in configured if (e.format, e.scope) not in done]
-    if not wanted:
-        return
     dataset = fo.load_dataset(record["dataset"])
     classes = _classes(record, dataset)
     for export in wanted:

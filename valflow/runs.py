@@ -351,7 +351,9 @@ def _last_words(record: Record) -> str:
 
 def _derived_key(config: LabelingConfig, time: datetime) -> str:
     # The milliseconds keep two runs started in one second apart.
-    stem = "".join(c if c.isalnum() and c.isascii() else "_" for c in f"{config.dataset}_{config.label_field}")
+    stem = "".join(
+        c if c.isalnum() and c.isascii() else "_" for c in f"{config.dataset}_{config.label_field}"
+    )
     stem = stem if stem[0].isalpha() else f"run_{stem}"
     return f"{stem}_{time:%Y%m%d_%H%M%S}_{time.microsecond // 1000:03d}"
 

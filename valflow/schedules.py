@@ -32,10 +32,8 @@ class Deployment:
     tags: tuple[str, ...] = ("valflow",)
     # Runs at work at the same time; suspended ones do not count, so this is no guard against two open runs.
     concurrency_limit: int = 2
-    # Templates are filled in on the worker: its folder, not that of the machine that deploys.
-    pull_steps: tuple[dict[str, Any], ...] = (
-        {"prefect.deployments.steps.set_working_directory": {"directory": "{{ $VALFLOW_HOME }}"}},
-    )
+    # Runs on the worker: its folder, not that of the machine that deploys.
+    pull_steps: tuple[dict[str, Any], ...] = ({"valflow.homes.enter_home": {}},)
 
 
 LABEL_DATASET = Deployment()

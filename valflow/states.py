@@ -48,7 +48,14 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.FINALIZING, Event.FINALIZE): State.FINALIZED,
     **{
         (state, Event.DISCARD): State.DISCARDED
-        for state in (State.CREATED, State.PREDICTED, State.IN_REVIEW, State.REVIEWED, State.VALIDATED, State.FAILED)
+        for state in (
+            State.CREATED,
+            State.PREDICTED,
+            State.IN_REVIEW,
+            State.REVIEWED,
+            State.VALIDATED,
+            State.FAILED,
+        )
     },
     **{
         (state, Event.FAIL): State.FAILED

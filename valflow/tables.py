@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from bson import ObjectId
 
 from valflow import database, ledger
 from valflow.boxes import max_iou_with_stronger
@@ -14,15 +17,21 @@ from valflow.boxes import max_iou_with_stronger
 if TYPE_CHECKING:
     import pandas as pd
 
+# Bounds the memory of a check, whatever the size of the run.
+LABELS_PER_TABLE = 50_000
 
-def predicted_table(record: dict[str, Any], dataset: Any) -> pd.DataFrame:
-    """All predictions of a run, one row each, as they would be approved by policy."""
-    return _label_table(record, dataset, "$predicted", predicted=True)
+
+def predicted_tables(record: dict[str, Any], dataset: Any) -> Iterator[pd.DataFrame]:
+    """All predictions of a run as they would be approved by policy, one row each, in tables of bounded size."""
+    return _label_tables(record, dataset, "$predicted", predicted=True)
 
 
 def decided_table(record: dict[str, Any], dataset: Any) -> pd.DataFrame:
     """The frozen approved labels of a run, one row each."""
-    return _label_table(record, dataset, "$frozen.labels", predicted=False)
+    import pandas as pd
+
+    tables = list(_label_tables(record, dataset, "$frozen.labels", predicted=False))
+    return pd.concat(tables, ignore_index=True) if tables else _table_of(record, dataset, [], predicted=False)
 
 
 def sample_table(labels: pd.DataFrame) -> pd.DataFrame:
@@ -41,9 +50,20 @@ def sample_table(labels: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _label_table(record: dict[str, Any], dataset: Any, path: str, *, predicted: bool) -> pd.DataFrame:
-    import pandas as pd
+def by_sample(
+    failing: Mapping[str, list[str]], labels: pd.DataFrame
+) -> dict[ObjectId, dict[ObjectId, list[str]]]:
+    """Reasons by label id, grouped by the sample that holds the label."""
+    grouped: dict[ObjectId, dict[ObjectId, list[str]]] = defaultdict(dict)
+    rows = labels[labels["label_id"].isin(list(failing))]
+    for label, sample in zip(rows["label_id"], rows["sample_id"], strict=True):
+        grouped[ObjectId(sample)][ObjectId(label)] = failing[label]
+    return grouped
 
+
+def _label_tables(
+    record: dict[str, Any], dataset: Any, path: str, *, predicted: bool
+) -> Iterator[pd.DataFrame]:
     columns = {
         "i": f"{path}._id",
         "l": f"{path}.label",
@@ -51,26 +71,49 @@ def _label_table(record: dict[str, Any], dataset: Any, path: str, *, predicted: 
         "c": {"$map": {"input": path, "as": "d", "in": {"$ifNull": ["$$d.confidence", None]}}},
         "b": f"{path}.bounding_box",
     }
-    if not predicted:
-        columns["s"] = f"{path}.source"
     match: dict[str, Any] = {"run": record["run"], f"{path[1:]}.0": {"$exists": True}}
     if not predicted:
+        columns["s"] = f"{path}.source"
         match["frozen.token"] = record["frozen"]["token"]
-    rows = list(
-        database.ledger().aggregate(
-            [{"$match": match}, {"$sort": {"sample_id": 1}}, {"$project": {"_id": 0, "sample_id": 1, **columns}}],
-            allowDiskUse=True,
-        )
+    cursor = database.ledger().aggregate(
+        [
+            {"$match": match},
+            {"$sort": {"sample_id": 1}},
+            {"$project": {"_id": 0, "sample_id": 1, **columns}},
+        ],
+        allowDiskUse=True,
     )
+    rows: list[dict[str, Any]] = []
+    size = 0
+    for row in cursor:
+        rows.append(row)
+        size += len(row["i"])
+        if size >= LABELS_PER_TABLE:
+            yield _table_of(record, dataset, rows, predicted=predicted)
+            rows, size = [], 0
+    if rows:
+        yield _table_of(record, dataset, rows, predicted=predicted)
+
+
+def _table_of(
+    record: dict[str, Any], dataset: Any, rows: list[dict[str, Any]], *, predicted: bool
+) -> pd.DataFrame:
+    """The table of some ledger documents; a sample's labels are never split over two tables."""
+    import pandas as pd
+
     sizes = np.array([len(r["i"]) for r in rows], dtype=np.int64)
     groups = np.repeat(np.arange(len(rows)), sizes)
     labels = np.array(list(chain.from_iterable(r["l"] for r in rows)), dtype=object)
     confidence = ledger.confidence_array(list(chain.from_iterable(r["c"] for r in rows)))
     boxes = np.array(list(chain.from_iterable(r["b"] for r in rows)), dtype=np.float64).reshape(-1, 4)
-    codes = np.unique(labels.astype(str), return_inverse=True)[1] if len(labels) else np.zeros(0, dtype=np.int64)
+    codes = (
+        np.unique(labels.astype(str), return_inverse=True)[1] if len(labels) else np.zeros(0, dtype=np.int64)
+    )
     sample_ids = [str(r["sample_id"]) for r in rows]
     paths = _filepaths(dataset, [r["sample_id"] for r in rows])
     sources = ["auto"] * len(labels) if predicted else list(chain.from_iterable(r["s"] for r in rows))
+    # What a person decided is never the weaker half of a double: no score counts as the strongest.
+    strength = np.where(np.array(sources, dtype=object) == "auto", confidence, np.nan)
     return pd.DataFrame(
         {
             "label_id": pd.array([str(i) for i in chain.from_iterable(r["i"] for r in rows)], dtype="str"),
@@ -86,7 +129,7 @@ def _label_table(record: dict[str, Any], dataset: Any, path: str, *, predicted: 
             "y2": boxes[:, 1] + boxes[:, 3],
             "source": pd.array(sources, dtype="str"),
             "threshold": np.full(len(labels), np.nan) if predicted else _thresholds(record, labels),
-            "duplicate_iou": max_iou_with_stronger(groups, codes, boxes, confidence),
+            "duplicate_iou": max_iou_with_stronger(groups, codes, boxes, strength),
         }
     )
 

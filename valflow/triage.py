@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import Any
 
-from bson import ObjectId
-
-from valflow import ledger, runs
+from valflow import database, ledger, runs
 from valflow.config import FixedApproval, LabelingConfig
 from valflow.fingerprints import take_fingerprints
 from valflow.states import Event, State, is_past
-
-InvalidLabels = dict[str, list[str]]
 
 
 def thresholds_of(config: LabelingConfig) -> dict[str, Any]:
@@ -27,15 +22,6 @@ def begin_triage(record: runs.Record, dataset: Any) -> None:
     if not is_past(record["state"], State.IN_REVIEW):
         ledger.enter_predictions(record, dataset)
         take_fingerprints(record, dataset)
-
-
-def mark_failing(run: str, failing: InvalidLabels, sample_of: dict[str, str]) -> int:
-    """Mark labels that fail a check; ``failing`` maps label ids to reasons, ``sample_of`` to their samples."""
-    by_sample: dict[ObjectId, dict[ObjectId, list[str]]] = defaultdict(dict)
-    for label, reasons in failing.items():
-        by_sample[ObjectId(sample_of[label])][ObjectId(label)] = reasons
-    ledger.mark_invalid(run, by_sample)
-    return len(failing)
 
 
 def finish_triage(record: runs.Record, dataset: Any) -> runs.Record:
@@ -62,6 +48,6 @@ def finish_triage(record: runs.Record, dataset: Any) -> runs.Record:
             "class_table": table,
             "thresholds": thresholds,
             "action_seq": ledger.POLICY_ACTION,
-            "review": {"opened_at": runs.database.now()},
+            "review": {"opened_at": database.now()},
         },
     )

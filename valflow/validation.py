@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bson import ObjectId
 
@@ -13,9 +12,6 @@ from valflow import actions, database, decisions, runs
 from valflow.config import LabelingConfig
 from valflow.inference import prediction_classes
 from valflow.states import Event, State
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def suite_parameters(record: runs.Record, dataset: Any) -> dict[str, Any]:
@@ -59,27 +55,37 @@ def previous_class_mix(record: runs.Record) -> dict[str, float] | None:
     return {label: n / total for label, n in counts.items()} if total else None
 
 
-def conclude(record: runs.Record, result: dict[str, Any], page: str, labels: pd.DataFrame) -> runs.Record:
+def conclude(
+    record: runs.Record, result: dict[str, Any], page: str, refused: dict[ObjectId, dict[ObjectId, list[str]]]
+) -> runs.Record:
     """Keep the result as files, and move the run on to VALIDATED, or back into its review.
 
-    Labels that failed are marked and wait for a person again.
+    Args:
+        record: a decided run.
+        result: the gate's outcome as JSON.
+        page: the same for people, as HTML.
+        refused: why single labels failed, by sample and label; they are marked and wait for a person again.
     """
     folder = output_folder(record)
     folder.mkdir(parents=True, exist_ok=True)
     stem = folder / f"validation-r{record['round']}"
     stem.with_suffix(".json").write_text(json.dumps(result, indent=2, ensure_ascii=False), encoding="utf-8")
     stem.with_suffix(".html").write_text(page, encoding="utf-8")
-    failed = [c for c in result["checks"] if not c["success"]]
+    failed = [c for c in result["checks"] if c["status"] in ("failed", "error")]
     earlier = (record.get("validation") or {}).get("rounds", [])
     this_round = {
         "round": record["round"],
         "passed": result["passed"],
         "checks": len(result["checks"]),
         "failed_checks": [c["title"] for c in failed],
-        "failing_labels": len(result["failing_labels"]),
+        "failing_labels": sum(len(labels) for labels in refused.values()),
     }
     changes = {
-        "validation": {"passed": result["passed"], "checks": result["checks"], "rounds": [*earlier, this_round]},
+        "validation": {
+            "passed": result["passed"],
+            "checks": result["checks"],
+            "rounds": [*earlier, this_round],
+        },
         "artifacts": {
             **record["artifacts"],
             "validation": str(stem.with_suffix(".html")),
@@ -87,10 +93,12 @@ def conclude(record: runs.Record, result: dict[str, Any], page: str, labels: pd.
         },
     }
     if result["passed"]:
-        return runs.transition(record, Event.VALIDATE, actor=actions.POLICY, figures=this_round, changes=changes)
-    reason = "validation refused: " + "; ".join(_in_words(c) for c in failed if _blocks(c))
+        return runs.transition(
+            record, Event.VALIDATE, actor=actions.POLICY, figures=this_round, changes=changes
+        )
+    reason = "validation refused: " + "; ".join(_in_words(c) for c in failed if c["blocks"])
     record = decisions.reopen(record, reason=reason, changes=changes)
-    actions.withdraw_failing(record["run"], _by_sample(result["failing_labels"], labels))
+    actions.withdraw_failing(record["run"], refused)
     return record
 
 
@@ -99,17 +107,7 @@ def output_folder(record: runs.Record) -> Path:
     return Path(record["config"]["output_dir"]) / record["run"]
 
 
-def _blocks(check: dict[str, Any]) -> bool:
-    return check["severity"] == "critical" or bool(check.get("error"))
-
-
 def _in_words(check: dict[str, Any]) -> str:
-    return f"{check['title']} ({check.get('error') or check.get('observed') or check.get('unexpected_count')})"
-
-
-def _by_sample(failing: dict[str, list[str]], labels: pd.DataFrame) -> dict[ObjectId, dict[ObjectId, list[str]]]:
-    grouped: dict[ObjectId, dict[ObjectId, list[str]]] = defaultdict(dict)
-    rows = labels[labels["label_id"].isin(list(failing))]
-    for label, sample in zip(rows["label_id"], rows["sample_id"], strict=True):
-        grouped[ObjectId(sample)][ObjectId(label)] = failing[label]
-    return grouped
+    return (
+        f"{check['title']} ({check.get('error') or check.get('observed') or check.get('unexpected_count')})"
+    )

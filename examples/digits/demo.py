@@ -67,10 +67,15 @@ def _walk(home: Path, scenes: int, start: float) -> dict[str, Any]:
     prefect_api.wait_for(flow_run, ["Suspended"], timeout=_LONGEST_WAIT)
     run = _valflow("show", "latest")
     counts = run["counts"]
-    _say("infer", f"{counts['samples']} samples, {counts['predicted']} labels, {counts['failed_samples']} failed", start)
+    _say(
+        "infer",
+        f"{counts['samples']} samples, {counts['predicted']} labels, {counts['failed_samples']} failed",
+        start,
+    )
     _say(
         "triage",
-        f"{counts['approved']} approved by threshold, {counts['undecided']} wait for a person, {counts['invalid']} invalid",
+        f"{counts['approved']} approved by threshold, {counts['undecided']} wait for a person, "
+        f"{counts['invalid']} invalid",
         start,
     )
     _review(dataset, run)
@@ -84,7 +89,9 @@ def _review(dataset: Any, run: dict[str, Any]) -> None:
     _valflow("approve", "latest", "--class", "3", "--class", "5", "--min-confidence", "0.6", say=True)
     _valflow("reject", "latest", "--max-confidence", "0.3", say=True)
     note = "thin strokes are taken for ones"
-    _valflow("tag", "latest", "false_positive", "--class", "1", "--max-confidence", "0.3", "--note", note, say=True)
+    _valflow(
+        "tag", "latest", "false_positive", "--class", "1", "--max-confidence", "0.3", "--note", note, say=True
+    )
     corrected = _correct_one(dataset, f"{run['label_field']}_in_review")
     if corrected:
         _valflow("approve", "latest", "--label", corrected, say=True)
@@ -117,13 +124,19 @@ def _judge(dataset: Any, field: str, items: list[dict[str, Any]], path: Path) ->
             sample = dataset[item["sample_id"]]
             label = next(d for d in sample[field].detections if d.id == item["label_id"])
             true = _true_digit(sample, label)
-            verdict = "not_an_object" if true is None else "correct" if true.label == label.label else "wrong_class"
+            verdict = (
+                "not_an_object" if true is None else "correct" if true.label == label.label else "wrong_class"
+            )
             writer.writerow([item["number"], verdict])
 
 
 def _true_digit(sample: Any, label: Any) -> Any:
     """The true digit under a box (overlap of 0.5 or more), None where there is none."""
-    best = max(sample.ground_truth.detections, key=lambda true: _iou(true.bounding_box, label.bounding_box), default=None)
+    best = max(
+        sample.ground_truth.detections,
+        key=lambda true: _iou(true.bounding_box, label.bounding_box),
+        default=None,
+    )
     return best if best is not None and _iou(best.bounding_box, label.bounding_box) >= 0.5 else None
 
 
@@ -137,7 +150,11 @@ def _iou(a: list[float], b: list[float]) -> float:
 def _tell_the_end(run: dict[str, Any], start: float) -> None:
     counts, metrics, checks = run["counts"], run["metrics"]["run"], run["validation"]["checks"]
     _say("validate", f"{sum(c['success'] for c in checks)} of {len(checks)} checks passed", start)
-    _say("finalize", f"{counts['finalized']} labels final, {counts['discarded']} discarded, {counts['edited']} edited", start)
+    _say(
+        "finalize",
+        f"{counts['finalized']} labels final, {counts['discarded']} discarded, {counts['edited']} edited",
+        start,
+    )
     approved, everything = metrics["approved"], metrics["all"]
     _say(
         "evaluate",
@@ -146,7 +163,11 @@ def _tell_the_end(run: dict[str, Any], start: float) -> None:
         start,
     )
     for entry in run["exports"]:
-        _say("export", f"{entry['format']}, {entry['labels']} labels on {entry['samples']} samples, read back and equal", start)
+        _say(
+            "export",
+            f"{entry['format']}, {entry['labels']} labels on {entry['samples']} samples, read back and equal",
+            start,
+        )
     _say("report", Path(run["artifacts"]["report"]).name, start)
 
 
@@ -161,7 +182,9 @@ def _valflow(*arguments: str, say: bool = False) -> dict[str, Any]:
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(messages):
         exit_code = valflow([*options, "--json"])
     if exit_code:
-        sys.exit(f"valflow {' '.join(arguments)} ended with {exit_code}: {printed.getvalue()}{messages.getvalue()}")
+        sys.exit(
+            f"valflow {' '.join(arguments)} ended with {exit_code}: {printed.getvalue()}{messages.getvalue()}"
+        )
     document: dict[str, Any] = json.loads(printed.getvalue())
     if say:
         outcome = document.get("sentence") or f"{document['changed']} labels"

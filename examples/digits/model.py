@@ -1,7 +1,8 @@
-"""A small digit detector: regions that stand out from the sheet, and a classifier that has seen half of the digits.
+"""A small digit detector: regions that stand out, and a classifier that knows half of the digits.
 
-Nothing is made up: a confidence is the classifier's probability, a false positive is a mark that looked like a digit, and
-a miss is a digit too faint or too entangled to stand out. Training takes seconds and happens once per process and seed.
+Nothing is made up: a confidence is the classifier's probability, a false positive is a mark that looked like
+a digit, and a miss is a digit too faint or too entangled to stand out. Training takes about two seconds, once
+per process and seed.
 """
 
 from __future__ import annotations
@@ -39,8 +40,9 @@ class DigitDetector(Model):
 
     Args:
         seed: chooses the training sheets, so another seed is another model.
-        levels: contrasts in gray levels at which regions are cut out of the picture; fewer are faster and find less.
-        nms_iou: of two boxes that overlap by more than this, the less confident goes. A generous value leaves doubles.
+        levels: contrasts in gray levels at which regions are cut out; fewer are faster and find less.
+        nms_iou: of two boxes that overlap by more than this, the less confident goes. A generous value leaves
+            doubles.
         floor: detections below this confidence are not returned.
 
     Attributes:
@@ -54,7 +56,7 @@ class DigitDetector(Model):
         self,
         seed: int = 0,
         levels: Sequence[int] = (10, 22, 45),
-        nms_iou: float = 0.7,
+        nms_iou: float = 0.75,
         floor: float = 0.05,
     ) -> None:
         self.name = "digit-detector"
@@ -124,7 +126,7 @@ class DigitDetector(Model):
         """
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise ValueError(f"expected a uint8 RGB picture (H, W, 3), found {image.dtype} {image.shape}")
-        contrast = find_contrast(image)
+        contrast = find_contrast(np.ascontiguousarray(image))
         boxes = propose_regions(contrast, self._levels)
         if not len(boxes):
             return boxes, np.empty(0, np.int64), np.empty(0, np.float32)
@@ -135,7 +137,7 @@ class DigitDetector(Model):
 
 
 def find_contrast(image: Image) -> Image:
-    """How much each pixel differs from the sheet around it, ``(H, W)`` uint8, the strongest of the three channels."""
+    """How much each pixel differs from the sheet around it, in its strongest channel: ``(H, W)`` uint8."""
     height, width = image.shape[:2]
     small = cv2.resize(image, (max(width // 4, 1), max(height // 4, 1)), interpolation=cv2.INTER_AREA)
     sheet = cv2.resize(cv2.medianBlur(small, 19), (width, height), interpolation=cv2.INTER_LINEAR)
@@ -145,14 +147,16 @@ def find_contrast(image: Image) -> Image:
 
 
 def propose_regions(contrast: Image, levels: Sequence[int]) -> Boxes:
-    """Boxes of connected ink at several levels of contrast, and the halves of those too wide for one digit."""
+    """Boxes of connected ink at several levels of contrast, and both halves of those too wide for a digit."""
     found: list[NDArray[np.int32]] = []
     for level in levels:
-        ink = cv2.compare(contrast, level, cv2.CMP_GT)
+        ink = (contrast > level).view(np.uint8)
         _, _, stats, _ = cv2.connectedComponentsWithStats(ink, connectivity=8)
-        found.append(stats[1:])
+        found.append(np.asarray(stats[1:], np.int32))
     x, y, w, h, area = np.concatenate(found).T
-    plausible = (h >= _SMALLEST) & (h <= _LARGEST) & (w >= 3) & (w <= 2.6 * h) & (area >= 18) & (area >= 0.08 * w * h)
+    plausible = (
+        (h >= _SMALLEST) & (h <= _LARGEST) & (w >= 3) & (w <= 2.6 * h) & (area >= 18) & (area >= 0.08 * w * h)
+    )
     boxes = np.column_stack([x, y, w, h])[plausible].astype(np.float32)
     wide = boxes[boxes[:, 2] > 0.95 * boxes[:, 3]]
     half = wide * (1, 1, 0.5, 1)
@@ -174,7 +178,7 @@ def describe_regions(contrast: Image, boxes: Boxes) -> NDArray[np.float32]:
         top, left = i * _PATCH + (_PATCH - size[1]) // 2, (_PATCH - size[0]) // 2
         strip[top : top + size[1], left : left + size[0]] = cv2.convertScaleAbs(patch, alpha=255 / strongest)
         shape[i] = w / h, (w / h) ** 2, patch.mean() / strongest, strongest / 255, h / 64, 1
-    histograms = _HOG.compute(strip, (_PATCH, _PATCH), (0, 0)).reshape(len(boxes), -1)
+    histograms = np.asarray(_HOG.compute(strip, (_PATCH, _PATCH), (0, 0)), np.float32).reshape(len(boxes), -1)
     return np.hstack([histograms, shape])
 
 
@@ -213,7 +217,7 @@ def _softmax(scores: NDArray[np.float32]) -> NDArray[np.float32]:
 
 @functools.lru_cache(maxsize=4)
 def _train(seed: int, levels: tuple[int, ...]) -> NDArray[np.float32]:
-    """Fit the classifier on sheets written with the training half; weights ``(F, 11)``, the last class is "no digit"."""
+    """Fit the classifier on sheets of the training half; ``(F, 11)``, the last class is "no digit"."""
     from sklearn.linear_model import LogisticRegression
 
     training, _ = split_handwriting()
@@ -232,6 +236,7 @@ def _train(seed: int, levels: tuple[int, ...]) -> NDArray[np.float32]:
         clear = (best >= 0.6) | (best < 0.4)
         features.append(describe_regions(contrast, boxes)[clear])
         targets.append(np.where(best >= 0.6, classes, _BACKGROUND)[clear])
+    # Hardly regularised, so it is as sure of itself as detectors are: at 0.7 about one in twenty is wrong.
     model: Any = LogisticRegression(C=12.0, max_iter=400, tol=1e-3, fit_intercept=False)
     model.fit(np.concatenate(features), np.concatenate(targets))
     return np.asarray(model.coef_.T, np.float32)

@@ -1,7 +1,7 @@
 """How a scene is painted: a sheet, ink on it, and marks that are no digit.
 
-A canvas is a ``(240, 320, 3)`` float32 array of RGB in [0, 255]. Every function paints into it in place and draws all its
-chance from the generator that it is given.
+A canvas is a ``(240, 320, 3)`` float32 array of RGB in [0, 255], painted in place. All chance comes from the
+generator that is handed in.
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ SURFACES = (
     Surface("squared paper", (238, 241, 242), ((36, 52, 130), (42, 42, 48), (20, 92, 74)), 0.22),
     Surface("cardboard", (190, 158, 118), ((44, 34, 30), (70, 40, 26), (24, 40, 84)), 0.16),
     Surface("whiteboard", (228, 233, 236), ((24, 92, 160), (176, 40, 44), (30, 120, 70), (30, 30, 34)), 0.12),
-    Surface("chalkboard", (46, 66, 58), ((232, 232, 222), (238, 220, 140), (226, 168, 160)), 0.18, chalk=True),
+    Surface(
+        "chalkboard", (46, 66, 58), ((232, 232, 222), (238, 220, 140), (226, 168, 160)), 0.18, chalk=True
+    ),
 )
 
 
@@ -77,9 +79,9 @@ def paint_surface(surface: Surface, rng: Generator) -> Canvas:
     """An empty sheet with uneven light, stains and grain."""
     tint = np.asarray(surface.color, np.float32) + rng.normal(0, 5, 3).astype(np.float32)
     corners = rng.uniform(0.80, 1.06, (2, 2)).astype(np.float32)
-    light = cv2.resize(corners, (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR)
-    clouds = rng.normal(0, 1, (5, 7)).astype(np.float32)
-    light += cv2.resize(clouds, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC) * float(rng.uniform(0.005, 0.03))
+    clouds = rng.normal(0, rng.uniform(0.005, 0.03), (5, 7)).astype(np.float32)
+    light = np.asarray(cv2.resize(corners, (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR), np.float32)
+    light += np.asarray(cv2.resize(clouds, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC), np.float32)
     canvas: Canvas = cv2.merge([light * channel for channel in tint])
     if surface.name == "squared paper":
         _rule(canvas, rng)
@@ -110,7 +112,9 @@ def apply_ink(canvas: Canvas, ink: Ink, color: Color, opacity: float) -> None:
     part += (mask * np.float32(opacity))[..., None] * (np.asarray(color, np.float32) - part)
 
 
-def write_digit(image: NDArray[np.float32], center: tuple[float, float], height: float, rng: Generator) -> Ink:
+def write_digit(
+    image: NDArray[np.float32], center: tuple[float, float], height: float, rng: Generator
+) -> Ink:
     """Write an 8x8 digit.
 
     Args:
@@ -133,7 +137,7 @@ def write_digit(image: NDArray[np.float32], center: tuple[float, float], height:
     return Ink(_smoothstep(blurred, float(low), float(high)), left, top)
 
 
-def _smoothstep(values: Mask, low: float, high: float) -> Mask:
+def _smoothstep(values: cv2.typing.MatLike, low: float, high: float) -> Mask:
     t = np.clip((values - low) / (high - low), 0, 1)
     return (t * t * (3 - 2 * t)).astype(np.float32)
 
@@ -147,7 +151,8 @@ def _rule(canvas: Canvas, rng: Generator) -> None:
         down = np.array([[position, 0.0], [position - tilt * HEIGHT, HEIGHT]])
         for line in (across, down):
             cv2.polylines(lines, [_fixed(line)], False, (255,), 1, cv2.LINE_AA, 4)
-    apply_ink(canvas, Ink(lines.astype(np.float32) / 255, 0, 0), (150, 176, 205), float(rng.uniform(0.25, 0.6)))
+    color = (150.0, 176.0, 205.0)
+    apply_ink(canvas, Ink(_opacity(lines), 0, 0), color, float(rng.uniform(0.25, 0.6)))
 
 
 def _fixed(points: NDArray[np.float64]) -> NDArray[np.int32]:
@@ -155,13 +160,18 @@ def _fixed(points: NDArray[np.float64]) -> NDArray[np.int32]:
     return np.round(points * 16).astype(np.int32)
 
 
-# --- marks that are no digit ---------------------------------------------------------------------------------------------
+# --- marks that are no digit ---
 
 
 def _polyline(points: NDArray[np.float64], thickness: int) -> Mask:
     picture = np.zeros((HEIGHT, WIDTH), np.uint8)
     cv2.polylines(picture, [_fixed(points)], False, (255,), thickness, cv2.LINE_AA, 4)
-    return picture.astype(np.float32) / 255
+    return _opacity(picture)
+
+
+def _opacity(picture: cv2.typing.MatLike) -> Mask:
+    """An 8-bit drawing as opacity in [0, 1]."""
+    return np.asarray(picture, np.float32) / np.float32(255)
 
 
 def _smooth_curve(knots: NDArray[np.float64], points: int = 40) -> NDArray[np.float64]:
@@ -183,14 +193,18 @@ def _stroke(center: NDArray[np.float64], size: float, rng: Generator) -> Mask:
     angle = rng.uniform(0, np.pi)
     half = 0.5 * size * rng.uniform(0.7, 2.0) * np.array([np.cos(angle), np.sin(angle)])
     bend = rng.normal(0, 0.1 * size, 2)
-    return _polyline(_smooth_curve(np.array([center - half, center + bend, center + half])), int(rng.integers(2, 5)))
+    return _polyline(
+        _smooth_curve(np.array([center - half, center + bend, center + half])), int(rng.integers(2, 5))
+    )
 
 
 def _arc(center: NDArray[np.float64], size: float, rng: Generator) -> Mask:
     start = rng.uniform(0, 2 * np.pi)
     angles = start + np.linspace(0, rng.uniform(0.7, 2.1) * np.pi, 30)
     radii = 0.5 * size * np.array([rng.uniform(0.35, 1.2), rng.uniform(0.6, 1.0)])
-    return _polyline(center + radii * np.column_stack([np.cos(angles), np.sin(angles)]), int(rng.integers(2, 4)))
+    return _polyline(
+        center + radii * np.column_stack([np.cos(angles), np.sin(angles)]), int(rng.integers(2, 4))
+    )
 
 
 def _sign(center: NDArray[np.float64], size: float, rng: Generator) -> Mask:
@@ -209,15 +223,41 @@ def _sign(center: NDArray[np.float64], size: float, rng: Generator) -> Mask:
 
 def _word(center: NDArray[np.float64], size: float, rng: Generator) -> Mask:
     words = ("kg", "EUR", "Nr", "ok", "Total", "am", "x", "A", "R", "&", "?", "#", "Tel", "Bus", "go", "Zeit")
-    letters = ("S", "B", "Z", "b", "g", "q", "s", "z", "Y", "T", "C", "e", "h", "t", "y", "a")  # the classic confusions
+    letters = (
+        "S",
+        "B",
+        "Z",
+        "b",
+        "g",
+        "q",
+        "s",
+        "z",
+        "Y",
+        "T",
+        "C",
+        "e",
+        "h",
+        "t",
+        "y",
+        "a",
+    )  # the classic confusions
     words = words if rng.random() < 0.55 else letters
     text = words[int(rng.integers(len(words)))]
     picture = np.zeros((HEIGHT, WIDTH), np.uint8)
     font = (cv2.FONT_HERSHEY_SCRIPT_SIMPLEX, cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_SCRIPT_COMPLEX)
     origin = (int(center[0] - size * 0.35 * len(text)), int(center[1] + size * 0.3))
-    cv2.putText(picture, text, origin, font[int(rng.integers(3))], size / 30, (255,), int(rng.integers(1, 3)), cv2.LINE_AA)
+    cv2.putText(
+        picture,
+        text,
+        origin,
+        font[int(rng.integers(3))],
+        size / 30,
+        (255,),
+        int(rng.integers(1, 3)),
+        cv2.LINE_AA,
+    )
     turned = cv2.getRotationMatrix2D((float(center[0]), float(center[1])), float(rng.normal(0, 6)), 1.0)
-    return cv2.warpAffine(picture, turned, (WIDTH, HEIGHT)).astype(np.float32) / 255
+    return _opacity(cv2.warpAffine(picture, turned, (WIDTH, HEIGHT)))
 
 
 def _blob(center: NDArray[np.float64], size: float, rng: Generator) -> Mask:
@@ -227,7 +267,7 @@ def _blob(center: NDArray[np.float64], size: float, rng: Generator) -> Mask:
     outline = _smooth_curve(np.vstack([knots, knots[:1]]), 48)
     picture = np.zeros((HEIGHT, WIDTH), np.uint8)
     cv2.fillPoly(picture, [_fixed(outline)], (255,), cv2.LINE_AA, 4)
-    return cv2.GaussianBlur(picture, (0, 0), float(rng.uniform(0.5, 3))).astype(np.float32) / 255
+    return _opacity(cv2.GaussianBlur(picture, (0, 0), float(rng.uniform(0.5, 3))))
 
 
 def _ring(center: NDArray[np.float64], size: float, rng: Generator) -> Mask:
@@ -235,7 +275,8 @@ def _ring(center: NDArray[np.float64], size: float, rng: Generator) -> Mask:
     angles = rng.uniform(0, 6.28) + np.linspace(0, rng.uniform(1.4, 2.0) * np.pi, 60)
     radius = size * rng.uniform(0.9, 1.6)
     points = center + radius * np.column_stack([np.cos(angles), np.sin(angles)])
-    return cv2.GaussianBlur(_polyline(points, int(rng.integers(3, 7))), (0, 0), 1.5) * float(rng.uniform(0.3, 0.6))
+    wet = cv2.GaussianBlur(_polyline(points, int(rng.integers(3, 7))), (0, 0), 1.5)
+    return np.asarray(wet, np.float32) * np.float32(rng.uniform(0.3, 0.6))
 
 
 def _noise_patch(center: NDArray[np.float64], size: float, rng: Generator) -> Mask:

@@ -1,7 +1,7 @@
 """Sheets with handwritten digits and clutter, and the FiftyOne dataset that holds them.
 
-``python -m examples.digits.scenes digits --scenes 400 --folder scenes`` builds the dataset of the demo. Scene ``i`` of a
-seed is always the same picture, whatever else is made with it.
+``python -m examples.digits.scenes digits --scenes 400 --folder scenes`` builds the dataset of the demo. Scene
+``i`` of a seed is always the same picture, whatever else is made with it.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def compose_scene(handwriting: Handwriting, rng: Generator) -> tuple[NDArray[np.
 
 
 def _lay_out(rng: Generator) -> list[tuple[tuple[float, float], float]]:
-    """Centers and heights: numbers in rows on some sheets, digits anywhere on the others. More than will fit."""
+    """Centers and heights, more than will fit: numbers in rows on some sheets, digits anywhere on others."""
     if rng.random() < 0.4:
         return _rows(rng)
     wanted = int(rng.integers(FEWEST, MOST + 1))
@@ -204,7 +204,9 @@ def build_dataset(name: str, folder: Path, scenes: int = 400, seed: int = 51, ov
     if scenes < 1:
         problems.append(f"scenes: expected 1 or more, found {scenes}")
     if fo.dataset_exists(name) and not overwrite:
-        problems.append(f"dataset {name!r} exists already; choose another name, or pass overwrite to replace it")
+        problems.append(
+            f"dataset {name!r} exists already; choose another name, or pass overwrite to replace it"
+        )
     if problems:
         raise ConfigError(problems)
     dataset = fo.Dataset(name, persistent=True, overwrite=overwrite)
@@ -253,10 +255,14 @@ def add_scenes(dataset: Any, folder: Path, scenes: int, seed: int = 51) -> list[
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
-    parser = argparse.ArgumentParser("examples.digits.scenes", description="Build the digits dataset of the demo.")
+    parser = argparse.ArgumentParser(
+        "examples.digits.scenes", description="Build the digits dataset of the demo."
+    )
     parser.add_argument("name", metavar="NAME", help="name of the FiftyOne dataset")
     parser.add_argument("--scenes", type=int, default=400, help="how many scenes (%(default)s)")
-    parser.add_argument("--folder", type=Path, default=Path("scenes"), help="where the PNG files go (%(default)s)")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("scenes"), help="where the PNG files go (%(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=51, help="which scenes (%(default)s)")
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument("--overwrite", action="store_true", help="replace a dataset of this name")

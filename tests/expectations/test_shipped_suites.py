@@ -71,7 +71,7 @@ PASS: list[Any] = [
 
 @pytest.mark.parametrize(("table", "changes"), PASS)
 def test_tables_that_pass(shipped, table, changes):
-    outcome = validate(make_tables(labels=table), shipped, make_parameters(**changes))
+    outcome = validate({"labels": table}, shipped[:1], make_parameters(**changes))
     assert [check.title for check in outcome.blocking] == []
     assert outcome.passed
     assert outcome.failing_labels == {}
@@ -79,7 +79,7 @@ def test_tables_that_pass(shipped, table, changes):
 
 @pytest.mark.parametrize(("table", "title", "failing"), LABELS_FAIL)
 def test_labels_that_fail(shipped, table, title, failing):
-    outcome = validate(make_tables(labels=table), shipped, make_parameters(previous_class_mix=None))
+    outcome = validate({"labels": table}, shipped[:1], make_parameters(previous_class_mix=None))
     assert not outcome.passed
     assert [check.title for check in outcome.failed] == [title]
     assert set(outcome.failing_labels) == failing
@@ -89,7 +89,7 @@ def test_labels_that_fail(shipped, table, title, failing):
 
 @pytest.mark.parametrize(("table", "title", "failing"), SAMPLES_FAIL)
 def test_samples_that_fail(shipped, table, title, failing):
-    outcome = validate(make_tables(samples=table), shipped, make_parameters())
+    outcome = validate({"samples": table}, shipped[1:], make_parameters())
     assert not outcome.passed
     assert [check.title for check in outcome.failed] == [title]
     assert set(outcome.failing_samples) == failing
@@ -116,6 +116,11 @@ def test_an_empty_table_blocks(shipped, tables, title):
         pytest.param({"values": ["cat", "dog"], "weights": [0.6, 0.4]}, "passed", id="a small shift"),
         pytest.param({"values": ["cat", "dog"], "weights": [0.9, 0.1]}, "failed", id="a large shift"),
         pytest.param({"values": ["cat"], "weights": [1.0]}, "failed", id="a new class"),
+        pytest.param({"cat": 0.5, "dog": 0.5}, "passed", id="class to share"),
+        pytest.param({"cat": 5, "dog": 5}, "passed", id="class to count"),
+        pytest.param({"cat": 0.1, "dog": 0.9}, "failed", id="class to share, a large shift"),
+        pytest.param({"cat": 1.0, "dog": 0.0}, "failed", id="a class of share 0 is a new one"),
+        pytest.param({}, "skipped", id="an earlier run without labels"),
         pytest.param(None, "skipped", id="no earlier run"),
     ],
 )

@@ -54,10 +54,14 @@ def audit(options: Any) -> Result:
     if current is None or drawn_now:
         verdicts = _read_verdicts(options.verdicts) if options.verdicts else None
         if verdicts:
-            raise AuditError("there are verdicts, but no current draw they could belong to; draw first, then judge")
+            raise AuditError(
+                "there are verdicts, but no current draw they could belong to; draw first, then judge"
+            )
         current = audits.draw(run, reviewer, size=options.size, seed=options.seed)
     elif options.size or options.seed is not None:
-        raise AuditError("the current draw covers everything that is approved; a new one is made only after new approvals")
+        raise AuditError(
+            "the current draw covers everything that is approved; a new one is made only after new approvals"
+        )
     sheet = _draw_sheet(record, current, options.sheet)
     if options.verdicts:
         current = audits.judge(run, _read_verdicts(options.verdicts), reviewer)
@@ -111,13 +115,23 @@ def _decided(done: Any, what: str) -> Result:
     left = "".join(f"; {n} {why}" for why, n in done.left.items())
     return Result(
         f"{done.changed} labels {what}{left} (action {done.seq}; `valflow undo {done.run}` takes it back)",
-        {"run": done.run, "action": done.seq, "event": done.event, "changed": done.changed, "left": done.left},
+        {
+            "run": done.run,
+            "action": done.seq,
+            "event": done.event,
+            "changed": done.changed,
+            "left": done.left,
+        },
     )
 
 
 def _read_verdicts(file: str) -> dict[int, str]:
     try:
-        lines = sys.stdin.read().splitlines() if file == "-" else Path(file).read_text(encoding="utf-8-sig").splitlines()
+        lines = (
+            sys.stdin.read().splitlines()
+            if file == "-"
+            else Path(file).read_text(encoding="utf-8-sig").splitlines()
+        )
     except (OSError, UnicodeDecodeError) as error:
         raise AuditError(f"cannot read the verdicts: {error}") from None
     rows = list(csv.DictReader(lines))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -28,15 +29,17 @@ def run(options: Any) -> Result:
 
     config = load_config(options.config, options.set)
     if options.dry_run:
-        from expectations.loader import check_suites
         from valflow.planning import make_plan, plan_in_words
 
-        plan = make_plan(config, check_suites(config.validation.suites, Path.cwd()))
+        _check(config)
+        plan = make_plan(config)
         return Result(plan_in_words(plan), plan)
     if options.deploy:
         return _trigger(config)
-    _say(f"running {options.config} in this process")
-    return _run_here(config)
+    _say(f"checking {options.config}")
+    _check(config)
+    _say("running in this process")
+    return _run_here(config, options.debug)
 
 
 def finalize(options: Any) -> Result:
@@ -57,12 +60,17 @@ def finalize(options: Any) -> Result:
             return Result("not confirmed; nothing was decided", {"run": key, "outcome": "not confirmed"}, 1)
         decision = decisions.Decision("finalize", reviewer, options.note, options.override, digest)
         decisions.submit(key, decision)
-        _say(f"decided by {reviewer}: {preview.labels} labels on {preview.samples} samples, digest {preview.digest[:12]}")
-    elif record["state"] in ("FINALIZED", "DISCARDED", "CREATED", "PREDICTED"):
+        _say(
+            f"decided by {reviewer}: {preview.labels} labels on {preview.samples} samples, digest {preview.digest[:12]}"
+        )
+    elif record["state"] in ("DISCARDED", "CREATED", "PREDICTED") or record.get("completed_at"):
         raise DecisionRefused(f"run {key} is {record['state']}; there is nothing to finalize")
     else:
-        _say(f"run {key} was decided by {record['decision']['reviewer']} already ({record['state']}); going on from there")
-    return _see_through(key, wait=not options.no_wait)
+        _say(
+            f"run {key} was decided by {record['decision']['reviewer']} already ({record['state']}); "
+            "going on from there"
+        )
+    return _see_through(key, wait=not options.no_wait, debug=options.debug)
 
 
 def discard(options: Any) -> Result:
@@ -73,34 +81,51 @@ def discard(options: Any) -> Result:
     record = runs.load(options.run)
     if not options.yes:
         _require_terminal()
-        question = f"discard run {record['run']} with {record['counts'].get('predicted', 0)} predictions? [y/N] "
+        question = (
+            f"discard run {record['run']} with {record['counts'].get('predicted', 0)} predictions? [y/N] "
+        )
         if input(question).strip().lower() not in ("y", "yes"):
-            return Result("not confirmed; nothing was decided", {"run": record["run"], "outcome": "not confirmed"}, 1)
+            return Result(
+                "not confirmed; nothing was decided", {"run": record["run"], "outcome": "not confirmed"}, 1
+            )
     decided = decisions.submit(record["run"], decisions.Decision("discard", reviewer, options.note))
     if decided.get("suspended_in"):
         _resume(decided)
-    return Result(f"run {record['run']} was discarded; its predictions stay in the ledger", document_of(decided))
+    return Result(
+        f"run {record['run']} was discarded; its predictions stay in the ledger", document_of(decided)
+    )
+
+
+def _check(config: Any) -> None:
+    """Tell what is wrong before a server is started or asked."""
+    from expectations.loader import check_suites
+    from valflow import preflight
+
+    preflight.check(config, check_suites(config.validation.suites, Path.cwd()))
 
 
 def _trigger(config: Any) -> Result:
-    from valflow import preflight, prefect_api
+    from valflow import prefect_api
 
-    preflight.check(config)
+    _check(config)
     flow_run = prefect_api.trigger(config, name=config.run_name)
     page = prefect_api.ui_url(flow_run)
     return Result(
-        f"triggered the deployment: flow run {flow_run}\n{page}\nsee `valflow runs`; it waits for you when it is In Review",
+        f"triggered the deployment: flow run {flow_run}\n{page}\n"
+        "see `valflow runs`; it waits for you when it is In Review",
         {"flow_run": flow_run, "url": page, "outcome": "triggered"},
     )
 
 
-def _run_here(config: Any) -> Result:
+def _run_here(config: Any, debug: bool) -> Result:
     for name, value in _PREFECT_SETTINGS.items():
         os.environ.setdefault(name, value)
     from flows.label_dataset import label_dataset
     from valflow import runs
 
-    state = label_dataset(config, return_state=True)
+    if not debug:
+        _hide_tracebacks()
+    state: Any = label_dataset(config, return_state=True)
     outcome = state.result(raise_on_failure=True)
     if outcome["run"] is None:
         return Result(state.message, {"run": None, "outcome": outcome["outcome"], "message": state.message})
@@ -111,7 +136,18 @@ def _run_here(config: Any) -> Result:
     return Result(describe(record), document)
 
 
-def _see_through(run: str, *, wait: bool) -> Result:
+def _hide_tracebacks() -> None:
+    """Prefect logs every failure with its traceback; the command line tells it in one paragraph."""
+
+    def without_traceback(record: logging.LogRecord) -> bool:
+        record.exc_info = None
+        return True
+
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        logging.getLogger(name).addFilter(without_traceback)
+
+
+def _see_through(run: str, *, wait: bool, debug: bool) -> Result:
     """Continue a decided run where it lives: the suspended Prefect run, or else this process."""
     from valflow import runs
     from valflow.config import LabelingConfig
@@ -120,11 +156,13 @@ def _see_through(run: str, *, wait: bool) -> Result:
     if record.get("suspended_in"):
         _resume(record)
         if not wait:
-            return Result(f"run {run} goes on in Prefect: {record['prefect_url']}", document_of(runs.load(run)))
+            return Result(
+                f"run {run} goes on in Prefect: {record['prefect_url']}", document_of(runs.load(run))
+            )
         return _wait(run)
     _say("continuing in this process")
     config = LabelingConfig.model_validate(record["config"]).model_copy(update={"run_key": run})
-    result = _run_here(config)
+    result = _run_here(config, debug)
     return _judged(result, runs.load(run))
 
 
@@ -166,7 +204,9 @@ def _wait(run: str) -> Result:
 def _judged(result: Result, record: dict[str, Any]) -> Result:
     if record["state"] == "IN_REVIEW":
         last = record["history"][-1]["note"] or ""
-        return Result(f"the review was reopened (round {record['round']}): {last}\n\n{result.text}", result.document, 1)
+        return Result(
+            f"the review was reopened (round {record['round']}): {last}\n\n{result.text}", result.document, 1
+        )
     return Result(result.text, result.document, 0 if record["state"] == "FINALIZED" else 1)
 
 
@@ -193,11 +233,25 @@ def _confirmed(preview: Any) -> bool:
 
 def _require_terminal() -> None:
     if not sys.stdin.isatty():
-        raise DecisionRefused("nobody is here to ask: confirm with --yes, or with --digest D from `finalize --preview`")
+        raise DecisionRefused(
+            "nobody is here to ask: confirm with --yes, or with --digest D from `finalize --preview`"
+        )
 
 
 def _preview_document(preview: Any) -> dict[str, Any]:
-    keys = ("run", "label_field", "labels", "samples", "per_class", "by_source", "rejected", "undecided", "digest", "missing", "checklist")
+    keys = (
+        "run",
+        "label_field",
+        "labels",
+        "samples",
+        "per_class",
+        "by_source",
+        "rejected",
+        "undecided",
+        "digest",
+        "missing",
+        "checklist",
+    )
     return {k: getattr(preview, k) for k in keys}
 
 

@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `valflow runs | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
-    except Exception as error:  # a defect, or something nobody foresaw: still one paragraph, never a traceback
+    except Exception as error:  # noqa: BLE001 - whatever nobody foresaw: still one paragraph, not a traceback
         return _report(error, options, REFUSED)
     if options.json:
         print(json.dumps(result.document, ensure_ascii=False, default=str))

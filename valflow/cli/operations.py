@@ -34,7 +34,10 @@ def report(options: Any) -> Result:
     database.runs().update_one(
         {"run": record["run"]}, {"$set": {f"artifacts.{name}": path for name, path in paths.items()}}
     )
-    return Result("\n".join(f"{name}: {path}" for name, path in paths.items()), {"run": record["run"], "artifacts": paths})
+    return Result(
+        "\n".join(f"{name}: {path}" for name, path in paths.items()),
+        {"run": record["run"], "artifacts": paths},
+    )
 
 
 def export(options: Any) -> Result:
@@ -45,11 +48,15 @@ def export(options: Any) -> Result:
 
     record = runs.load(options.run)
     if record["state"] != "FINALIZED":
-        raise IllegalTransition(f"run {record['run']} is {record['state']}; only finalized labels are exported")
+        raise IllegalTransition(
+            f"run {record['run']} is {record['state']}; only finalized labels are exported"
+        )
     wanted = ExportConfig(format=options.format, dir=str(Path(options.dir).resolve()), scope=options.scope)
     entries = list(export_run(record, [wanted]))
     database.runs().update_one({"run": record["run"]}, {"$push": {"exports": {"$each": entries}}})
-    lines = [f"{e['labels']} labels on {e['samples']} samples, read back and equal: {e['dir']}" for e in entries]
+    lines = [
+        f"{e['labels']} labels on {e['samples']} samples, read back and equal: {e['dir']}" for e in entries
+    ]
     return Result("\n".join(lines), {"run": record["run"], "exports": runs.as_json(entries)})
 
 
@@ -60,12 +67,15 @@ def schedule(options: Any) -> Result:
     if options.config is None:
         found = schedules.schedules()
         rows = [
-            {"name": s.name, "cron": s.cron, "timezone": s.timezone, "labels": ".".join(map(str, s.target))} for s in found
+            {"name": s.name, "cron": s.cron, "timezone": s.timezone, "labels": ".".join(map(str, s.target))}
+            for s in found
         ]
         return Result(text_table(rows) or "nothing is scheduled", {"schedules": [asdict(s) for s in found]})
     if not options.cron:
         raise ConfigError(['--cron is required, e.g. --cron "0 2 * * *"'])
-    made = schedules.schedule(options.config, options.cron, options.timezone, options.name, overrides=options.set)
+    made = schedules.schedule(
+        options.config, options.cron, options.timezone, options.name, overrides=options.set
+    )
     return Result(f"scheduled {made.name}: {made.cron} {made.timezone}", asdict(made))
 
 
@@ -81,7 +91,7 @@ def up(options: Any) -> Result:
     """`valflow up`."""
     from valflow import stack
 
-    ports = stack.Ports(prefect=options.prefect_port, app=options.app_port)
+    ports = stack.Ports(prefect=options.prefect_port, app=options.port)
     stack.up(app=not options.no_app, database=options.database, ports=ports)
     return Result()
 
@@ -100,4 +110,6 @@ def doctor(options: Any) -> Result:
         if not finding.ok:
             lines.append(f"     {finding.remedy}")
     healthy = all(f.ok for f in findings)
-    return Result("\n".join(lines), {"healthy": healthy, "findings": [asdict(f) for f in findings]}, 0 if healthy else 1)
+    return Result(
+        "\n".join(lines), {"healthy": healthy, "findings": [asdict(f) for f in findings]}, 0 if healthy else 1
+    )

@@ -26,7 +26,9 @@ def build_parser() -> argparse.ArgumentParser:
     def add(name: str, command: Callable[..., Any], summary: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
         sub.set_defaults(command=command)
-        sub.add_argument("--json", action="store_true", help="print one JSON document; everything else goes to stderr")
+        sub.add_argument(
+            "--json", action="store_true", help="print one JSON document; everything else goes to stderr"
+        )
         sub.add_argument("--debug", action="store_true", help="show tracebacks")
         return sub
 
@@ -37,9 +39,13 @@ def build_parser() -> argparse.ArgumentParser:
 
     run = add("run", lifecycle.run, "run a configuration until it awaits review")
     run.add_argument("config", metavar="CONFIG", help="YAML file")
-    run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting (repeatable)")
+    run.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting (repeatable)"
+    )
     where = run.add_mutually_exclusive_group()
-    where.add_argument("--deploy", action="store_true", help="trigger the deployment instead of working in this process")
+    where.add_argument(
+        "--deploy", action="store_true", help="trigger the deployment instead of working in this process"
+    )
     where.add_argument("--dry-run", action="store_true", help="print the plan, write nothing")
 
     runs = add("runs", views.runs, "list runs, latest first")
@@ -59,12 +65,26 @@ def build_parser() -> argparse.ArgumentParser:
     undo = add("undo", labels.undo, "take back the last action")
     _run(undo)
     _reviewer(undo)
-    undo.add_argument("--class", dest="classes", action="append", default=[], metavar="C", help="put a class back to undecided (repeatable)")
-    undo.add_argument("--all", action="store_true", help="put every label back to undecided, the policy's approvals too")
+    undo.add_argument(
+        "--class",
+        dest="classes",
+        action="append",
+        default=[],
+        metavar="C",
+        help="put a class back to undecided (repeatable)",
+    )
+    undo.add_argument(
+        "--all", action="store_true", help="put every label back to undecided, the policy's approvals too"
+    )
 
     tag = add("tag", labels.tag, "tag labels as a problem")
     _run(tag)
-    tag.add_argument("tag", metavar="TAG", help="needs_correction, false_positive, wrong_class, poor_bbox, missing_object, low_confidence, ambiguous, or your own")
+    tag.add_argument(
+        "tag",
+        metavar="TAG",
+        help="needs_correction, false_positive, wrong_class, poor_bbox, missing_object, low_confidence, "
+        "ambiguous, or your own",
+    )
     tag.add_argument("--note", help="an observation; it appears in the report under the classes")
     _selection(tag)
     _reviewer(tag)
@@ -74,8 +94,12 @@ def build_parser() -> argparse.ArgumentParser:
     _reviewer(audit)
     audit.add_argument("--size", type=int, help="labels to draw (default: enough to bound 5 %% at 95 %%)")
     audit.add_argument("--seed", type=int, help="makes the draw repeatable")
-    audit.add_argument("--verdicts", metavar="FILE.csv", help="columns number,verdict; `-` reads standard input")
-    audit.add_argument("--sheet", metavar="FILE.png", help="where to draw the contact sheet (default: beside the report)")
+    audit.add_argument(
+        "--verdicts", metavar="FILE.csv", help="columns number,verdict; `-` reads standard input"
+    )
+    audit.add_argument(
+        "--sheet", metavar="FILE.png", help="where to draw the contact sheet (default: beside the report)"
+    )
     audit.add_argument("--no-prompt", action="store_true", help="draw only, ask nothing")
 
     finalize = add("finalize", lifecycle.finalize, "confirm the approved labels and finish the run")
@@ -84,7 +108,9 @@ def build_parser() -> argparse.ArgumentParser:
     confirm = finalize.add_mutually_exclusive_group()
     confirm.add_argument("--yes", action="store_true", help="confirm without asking")
     confirm.add_argument("--digest", help="confirm exactly the approval set with this digest")
-    confirm.add_argument("--preview", action="store_true", help="show what would be finalized, decide nothing")
+    confirm.add_argument(
+        "--preview", action="store_true", help="show what would be finalized, decide nothing"
+    )
     finalize.add_argument("--override", metavar="REASON", help="finalize although evidence is missing")
     finalize.add_argument("--note", help="kept with the run")
     finalize.add_argument("--no-wait", action="store_true", help="do not wait for the end of a deployed run")
@@ -98,26 +124,40 @@ def build_parser() -> argparse.ArgumentParser:
     _run(add("report", operations.report, "write the report of a run as it stands now"))
     export = add("export", operations.export, "export the finalized labels of a run")
     _run(export)
-    export.add_argument("--format", default="coco", help="coco, yolov5, voc, cvat, fiftyone, … (default: %(default)s)")
-    export.add_argument("--dir", default="exports", help="folder; the run's key is appended (default: %(default)s)")
-    export.add_argument("--scope", choices=("run", "field"), default="run", help="this run's labels, or the whole field")
+    export.add_argument(
+        "--format", default="coco", help="coco, yolov5, voc, cvat, fiftyone, … (default: %(default)s)"
+    )
+    export.add_argument(
+        "--dir", default="exports", help="folder; the run's key is appended (default: %(default)s)"
+    )
+    export.add_argument(
+        "--scope", choices=("run", "field"), default="run", help="this run's labels, or the whole field"
+    )
     why = add("why", views.why, "tell why a label is there")
     why.add_argument("label", metavar="LABEL_ID")
 
     schedule = add("schedule", operations.schedule, "run a configuration by the clock")
-    schedule.add_argument("config", metavar="CONFIG", nargs="?", help="YAML file; without it, schedules are listed")
+    schedule.add_argument(
+        "config", metavar="CONFIG", nargs="?", help="YAML file; without it, schedules are listed"
+    )
     schedule.add_argument("--cron", help='five fields, such as "0 2 * * *"')
-    schedule.add_argument("--timezone", default="UTC", help="IANA name, such as Europe/Berlin (default: %(default)s)")
+    schedule.add_argument(
+        "--timezone", default="UTC", help="IANA name, such as Europe/Berlin (default: %(default)s)"
+    )
     schedule.add_argument("--name", help="of the schedule (default: the file's name)")
-    schedule.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting (repeatable)")
+    schedule.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting (repeatable)"
+    )
     unschedule = add("unschedule", operations.unschedule, "take a schedule away")
     unschedule.add_argument("schedule", metavar="NAME")
 
     up = add("up", operations.up, "start server, worker and App, and keep them running")
     up.add_argument("--no-app", action="store_true", help="without the FiftyOne App")
-    up.add_argument("--database", choices=("own", "default"), help="own: a MongoDB in .valflow/; default: FiftyOne's")
-    up.add_argument("--prefect-port", type=int)
-    up.add_argument("--app-port", type=int)
+    up.add_argument(
+        "--database", choices=("own", "default"), help="own: a MongoDB in .valflow/; default: FiftyOne's"
+    )
+    up.add_argument("--port", type=int, help="of the FiftyOne App (default: 5151, or a free one)")
+    up.add_argument("--prefect-port", type=int, help="of the Prefect server (default: 4200, or a free one)")
 
     doctor = add("doctor", operations.doctor, "check database, Prefect, versions, ports and folders")
     doctor.add_argument("--config", metavar="CONFIG", help="check the model of this configuration too")
@@ -136,9 +176,20 @@ def _reviewer(parser: argparse.ArgumentParser) -> None:
 
 def _selection(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("selection (conditions are joined by and)")
-    group.add_argument("--class", dest="classes", action="append", default=[], metavar="C", help="class (repeatable)")
+    group.add_argument(
+        "--class", dest="classes", action="append", default=[], metavar="C", help="class (repeatable)"
+    )
     group.add_argument("--min-confidence", type=float, metavar="X", help="at least this confidence")
     group.add_argument("--max-confidence", type=float, metavar="X", help="at most this confidence")
-    group.add_argument("--label", dest="label_ids", action="append", default=[], metavar="ID", help="label id (repeatable)")
-    group.add_argument("--sample", dest="sample_ids", action="append", default=[], metavar="ID", help="sample id (repeatable)")
+    group.add_argument(
+        "--label", dest="label_ids", action="append", default=[], metavar="ID", help="label id (repeatable)"
+    )
+    group.add_argument(
+        "--sample",
+        dest="sample_ids",
+        action="append",
+        default=[],
+        metavar="ID",
+        help="sample id (repeatable)",
+    )
     group.add_argument("--all", action="store_true", help="every label")

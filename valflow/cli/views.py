@@ -7,7 +7,16 @@ from typing import Any
 
 from valflow.cli.result import Result, text_table
 
-COUNTS = ("samples", "predicted", "approved", "rejected", "undecided", "finalized", "discarded", "failed_samples")
+COUNTS = (
+    "samples",
+    "predicted",
+    "approved",
+    "rejected",
+    "undecided",
+    "finalized",
+    "discarded",
+    "failed_samples",
+)
 
 
 def runs(options: Any) -> Result:
@@ -68,7 +77,19 @@ def document_of(record: dict[str, Any]) -> dict[str, Any]:
         "artifacts": plain["artifacts"],
         "metrics": plain["metrics"] or {},
     }
-    for key in ("class_table", "checklist", "audit", "decision", "validation", "verification", "exports", "timings", "failed", "model", "prefect_url"):
+    for key in (
+        "class_table",
+        "checklist",
+        "audit",
+        "decision",
+        "validation",
+        "verification",
+        "exports",
+        "timings",
+        "failed",
+        "model",
+        "prefect_url",
+    ):
         document[key] = plain.get(key)
     return document
 
@@ -79,16 +100,20 @@ def describe(record: dict[str, Any]) -> str:
 
     counts = {**dict.fromkeys(COUNTS, 0), **record["counts"]}
     lines = [
-        f"{record['run']}  {_state(record)}" + (f"  (round {record['round']})" if record["round"] > 1 else ""),
+        f"{record['run']}  {_state(record)}"
+        + (f"  (round {record['round']})" if record["round"] > 1 else ""),
         f"  {record['dataset']}.{record['label_field']}: "
-        + ", ".join(f"{counts[c]} {c.replace('_', ' ')}" for c in COUNTS if counts[c] or c in ("samples", "predicted")),
+        + ", ".join(
+            f"{counts[c]} {c.replace('_', ' ')}" for c in COUNTS if counts[c] or c in ("samples", "predicted")
+        ),
     ]
     if record["class_table"]:
         lines += ["", _indented(text_table(class_rows(record)))]
     if record.get("checklist"):
         lines.append("")
         lines += [
-            f"  [{'x' if i['ok'] else ' '}] {i['title']}{'' if i['ok'] or not i['required'] else ' (required)'}: {i['evidence']}"
+            f"  [{'x' if i['ok'] else ' '}] {i['title']}"
+            f"{' (required)' if i['required'] and not i['ok'] else ''}: {i['evidence']}"
             for i in record["checklist"]
         ]
     lines.append("")

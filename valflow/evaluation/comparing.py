@@ -83,39 +83,29 @@ def evaluate(
         )
     annotated, whole = of_run.annotated(), everything.annotated()
     in_field = Comparison(annotated.predicted, annotated.true, iou)
-    approved = in_field
-    mine = annotated.predicted.run == run_key
-    if classes is not None or not mine.all():
-        approved = Comparison(
-            annotated.predicted.where(mine).of_classes(classes), annotated.true.of_classes(classes), iou
-        )
-    run = _run_metrics(annotated.images, approved, run_key, classes)
-    run["images_without_ground_truth"] = len(of_run.images) - len(annotated.images)
-    in_dataset = (
-        in_field
-        if len(whole.images) == len(annotated.images)
-        else Comparison(whole.predicted, whole.true, iou)
-    )
-    of_dataset = _dataset_metrics(whole.images, in_dataset, classes)
-    of_dataset["images_without_ground_truth"] = len(everything.images) - len(whole.images)
-    method = storing.claim(dataset, storing.coco_config(label_field, ground_truth, iou, run_key), eval_key)
-    storing.write_marks(dataset, method.config, eval_key, annotated.images, in_field)
-    storing.store_results(
+    approved = _of_run(in_field, run_key, classes)
+    same = len(whole.images) == len(annotated.images)
+    in_dataset = in_field if same else Comparison(whole.predicted, whole.true, iou)
+    metrics: dict[str, Any] = {
+        "eval_key": eval_key,
+        "ground_truth": ground_truth,
+        "iou": iou,
+        "run": _run_metrics(annotated.images, approved, run_key, classes),
+        "dataset": _dataset_metrics(whole.images, in_dataset, classes),
+        "worst": _worst(dataset, annotated.images, approved),
+    }
+    metrics["run"]["images_without_ground_truth"] = len(of_run.images) - len(annotated.images)
+    metrics["dataset"]["images_without_ground_truth"] = len(everything.images) - len(whole.images)
+    storing.store(
         dataset,
-        method,
+        storing.coco_config(label_field, ground_truth, iou, run_key),
         eval_key,
+        images=annotated.images,
         comparison=in_field,
         curves=sweep(in_field, classes, true_first=True),
         whole_dataset=len(annotated.images) == len(everything.images),
     )
-    return {
-        "eval_key": eval_key,
-        "ground_truth": ground_truth,
-        "iou": iou,
-        "run": run,
-        "dataset": of_dataset,
-        "worst": _worst(dataset, annotated.images, approved),
-    }
+    return metrics
 
 
 @dataclass(frozen=True)
@@ -172,6 +162,15 @@ def _check_fields(dataset: Any, label_field: str, ground_truth: str, iou: float)
 def _detection_fields(schema: dict[str, Any]) -> list[str]:
     wanted = DETECTIONS.fiftyone_class()
     return [name for name, field in schema.items() if getattr(field, "document_type", None) is wanted]
+
+
+def _of_run(in_field: Comparison, run_key: str, classes: Sequence[str] | None) -> Comparison:
+    """The labels of one run, of the classes that count; often these are all labels of the field."""
+    mine = in_field.predictions.run == run_key
+    if mine.all() and classes is None:
+        return in_field
+    labels = in_field.predictions.where(mine).of_classes(classes)
+    return Comparison(labels, in_field.truth.of_classes(classes), in_field.iou)
 
 
 def _run_metrics(

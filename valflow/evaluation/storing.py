@@ -56,11 +56,26 @@ def check_key(dataset: Any, label_field: str, ground_truth: str, eval_key: str) 
         )
 
 
-def claim(dataset: Any, config: Any, eval_key: str) -> Any:
-    """Register the evaluation and declare its fields; an earlier one of ours is removed with its marks.
+def store(
+    dataset: Any,
+    config: Any,
+    eval_key: str,
+    *,
+    images: Images,
+    comparison: Comparison,
+    curves: Sweep,
+    whole_dataset: bool,
+) -> None:
+    """Write an evaluation as FiftyOne's own; an earlier one under this key is removed with its marks.
 
-    Returns:
-        FiftyOne's evaluation method.
+    Args:
+        dataset: a FiftyOne dataset.
+        config: from :func:`coco_config`.
+        eval_key: checked by :func:`check_key`.
+        images: the images that were evaluated.
+        comparison: all labels of both fields on them, in the order of the images.
+        curves: their precision over recall, in FiftyOne's order.
+        whole_dataset: whether these are all images of the dataset.
     """
     if dataset.has_evaluation(eval_key):
         dataset.delete_evaluation(eval_key)
@@ -68,7 +83,8 @@ def claim(dataset: Any, config: Any, eval_key: str) -> Any:
     # The run comes first: after a crash it still says that the fields are ours.
     method.register_run(dataset, eval_key)
     method.register_samples(dataset, eval_key)
-    return method
+    write_marks(dataset, config, eval_key, images, comparison)
+    _save_results(dataset, method, eval_key, comparison, curves, whole_dataset)
 
 
 def coco_config(label_field: str, ground_truth: str, iou: float, run_key: str) -> Any:
@@ -118,14 +134,8 @@ def write_marks(dataset: Any, config: Any, eval_key: str, images: Images, compar
     dataset.reload()
 
 
-def store_results(
-    dataset: Any,
-    method: Any,
-    eval_key: str,
-    *,
-    comparison: Comparison,
-    curves: Sweep,
-    whole_dataset: bool,
+def _save_results(
+    dataset: Any, method: Any, eval_key: str, comparison: Comparison, curves: Sweep, whole_dataset: bool
 ) -> None:
     """Save the results so that ``dataset.load_evaluation_results`` finds them.
 
@@ -182,10 +192,12 @@ def _mark_stages(label_field: str, ground_truth: str, eval_key: str) -> list[dic
     def marked(field: str, side: str, unmatched: str) -> dict[str, Any]:
         path = f"${DETECTIONS.list_path(field)}"
         partner = {"$arrayElemAt": [f"$$new.{side}.partner", "$$i"]}
+        overlap = {"$arrayElemAt": [f"$$new.{side}.iou", "$$i"]}
+        alone = {"$eq": [partner, ""]}
         mark = {
-            eval_key: {"$cond": [{"$eq": [partner, ""]}, unmatched, "tp"]},
+            eval_key: {"$cond": [alone, unmatched, "tp"]},
             f"{eval_key}_id": partner,
-            f"{eval_key}_iou": {"$arrayElemAt": [f"$$new.{side}.iou", "$$i"]},
+            f"{eval_key}_iou": {"$cond": [alone, "$$REMOVE", overlap]},
         }
         label = {
             "$let": {
@@ -244,8 +256,7 @@ class _Side:
     def __init__(self, table: LabelTable, partners: list[str], iou: np.ndarray, images: int) -> None:
         self.ids = list(table.ids)
         self.partners = partners
-        # FiftyOne stores None, not NaN, where there is no match.
-        self.iou = [None if v != v else v for v in iou.tolist()]
+        self.iou = iou.tolist()
         self.bounds = np.searchsorted(table.sample, np.arange(images + 1)).tolist()
 
     def of(self, image: int) -> dict[str, Any]:

@@ -123,7 +123,10 @@ def _write(
     room: float,
 ) -> None:
     words = " ".join(clean(words).split())
-    font = font_for(words, size)
+    for smaller in (size, round(size * 0.75)):
+        font = font_for(words, smaller)
+        if draw.textlength(words, font) <= room:
+            break
     draw.text(place, _fitting(draw, words, font, room), colour, font, anchor="lm")
 
 

@@ -129,8 +129,8 @@ def _review(record: Record) -> tuple[str, str]:
     decision = record.get("decision") or {}
     again = f"round {record['round']}" if formats.whole(record.get("round")) > 1 else ""
     if not decision:
-        return "waits for a person", again
-    words = {"finalize": "finalize", "discard": "discard"}.get(str(decision.get("decision")), "decided")
+        return ("waits for a person" if record.get("state") == State.IN_REVIEW else ""), again
+    words = str(decision.get("decision") or "decided")
     return words, f"by {decision.get('reviewer') or 'policy'}" + (f", {again}" if again else "")
 
 

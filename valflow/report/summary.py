@@ -147,7 +147,8 @@ def _failure(record: Record) -> list[Inline]:
     stage = failed_in(record)
     stopped = f"The run stopped in the stage {stage}." if stage else "The run stopped."
     why = str((failures[-1] if failures else {}).get("note") or "The history below says more.")
-    return [Strong(stopped), f" {why} ", "It continues there when it is started again."]
+    end = "" if why.rstrip().endswith((".", "!", "?")) else "."
+    return [Strong(stopped), f" {why.rstrip()}{end} It continues there when it is started again."]
 
 
 def _waiting(record: Record, predicted: str) -> list[Paragraph]:
