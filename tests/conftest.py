@@ -80,7 +80,9 @@ def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
     home.mkdir()
     shutil.copy(ROOT / "tests" / "ask_person.py", home)
     ask_person = Deployment(flow="ask-person", name="ask-person", entrypoint="ask_person.ask_person")
-    with Stack(home, database="default", deployments=(LABEL_DATASET, ask_person)) as stack:
+    # Ten nights of a daily schedule; Prefect plans only three ahead otherwise.
+    env = {"PREFECT_SERVER_SERVICES_SCHEDULER_MIN_RUNS": "10"}
+    with Stack(home, database="default", deployments=(LABEL_DATASET, ask_person), env=env) as stack:
         yield stack
 
 

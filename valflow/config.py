@@ -12,7 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from valflow.errors import ConfigError
 
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
+# Strict: what YAML reads as `true` or as text is a mistake, not a number.
+Share = Annotated[float, Field(ge=0.0, le=1.0, strict=True)]
+Count = Annotated[int, Field(ge=1, strict=True)]
+Flag = Annotated[bool, Field(strict=True)]
 CHECKLIST_ITEMS = ("reviewed", "problems", "spot_check", "thresholds", "issues")
 ChecklistItem = Literal["reviewed", "problems", "spot_check", "thresholds", "issues"]
 
@@ -33,7 +36,7 @@ class TargetConfig(Section):
     view: str | None = Field(None, description="Name of a saved view of the dataset")
     tags: list[str] = Field(default_factory=list, description="Only samples with one of these tags")
     ids: list[str] = Field(default_factory=list, description="Only these sample ids")
-    limit: int | None = Field(None, ge=1, description="At most this many samples, in the dataset's order")
+    limit: Count | None = Field(None, description="At most this many samples, in the dataset's order")
 
     @field_validator("ids")
     @classmethod
@@ -84,7 +87,7 @@ ApprovalConfig = Annotated[FixedApproval | ReviewAll, Field(discriminator="mode"
 class ReviewConfig(Section):
     """Who decides, and on what evidence."""
 
-    required: bool = Field(
+    required: Flag = Field(
         True, description="Without review the run decides by policy, once evidence allows it"
     )
     reviewers: list[str] = Field(
@@ -103,14 +106,14 @@ class ValidationConfig(Section):
         default_factory=lambda: ["labels", "samples"],
         description="Shipped suites by name, your own by path",
     )
-    max_labels_per_sample: int = Field(1000, ge=1, description="Upper bound of labels per sample")
+    max_labels_per_sample: Count = Field(1000, description="Upper bound of labels per sample")
 
 
 class EvaluationConfig(Section):
     """Comparison with ground truth after finalization."""
 
     ground_truth: str = Field(..., min_length=1, description="Field of true labels")
-    iou: float = Field(0.5, gt=0.0, le=1.0, description="Least overlap of a match")
+    iou: float = Field(0.5, gt=0.0, le=1.0, strict=True, description="Least overlap of a match")
     eval_key: str = Field("val_eval", description="Name of the evaluation in FiftyOne")
 
     @field_validator("eval_key")
@@ -141,14 +144,14 @@ class LabelingConfig(Section):
     model: ModelConfig = Field(
         ..., description="Where predictions come from", json_schema_extra={"position": 2}
     )
-    append: bool = Field(False, description="Add to a label field that valflow did not create")
+    append: Flag = Field(False, description="Add to a label field that valflow did not create")
     run_key: str | None = Field(None, description="Continue this run; a Python identifier")
     run_name: str | None = Field(None, max_length=200, description="Readable name")
     target: TargetConfig = Field(default_factory=TargetConfig, description="Which samples are labelled")
     classes: list[str] | None = Field(None, min_length=1, description="Keep only these classes")
     min_confidence: Share = Field(0.15, description="Candidate floor: predictions below it are not kept")
-    batch_size: int = Field(64, ge=1, le=4096, description="Images per call of the model")
-    shard_size: int | None = Field(None, ge=1, description="Samples per shard; empty chooses")
+    batch_size: Count = Field(64, le=4096, description="Images per call of the model")
+    shard_size: Count | None = Field(None, description="Samples per shard; empty chooses")
     max_failed_share: Share = Field(
         0.05, description="More failed samples than this stop the run before the review"
     )
@@ -175,20 +178,30 @@ class LabelingConfig(Section):
     @field_validator("run_key")
     @classmethod
     def _identifier(cls, key: str | None) -> str | None:
+        if key == "latest":
+            raise ValueError("'latest' means the newest run everywhere; choose another key")
         return None if key is None else _check_identifier(key)
 
     @model_validator(mode="after")
     def _consistent(self) -> LabelingConfig:
+        problems = []
         if isinstance(self.approval, FixedApproval) and self.classes is not None:
             unknown = sorted(set(self.approval.per_class) - set(self.classes))
             if unknown:
-                raise ValueError(
+                problems.append(
                     f"approval.per_class names {unknown}, which `classes` leaves out: {self.classes}"
                 )
         if isinstance(self.model, FieldModelConfig) and self.model.field == self.label_field:
-            raise ValueError(
+            problems.append(
                 f"model.field and label_field are both {self.label_field!r}; give the result a field of its own"
             )
+        if self.evaluation is not None and self.evaluation.ground_truth == self.label_field:
+            problems.append(
+                f"evaluation.ground_truth and label_field are both {self.label_field!r}; "
+                "labels cannot be compared with themselves"
+            )
+        if problems:
+            raise ValueError("; ".join(problems))
         return self
 
     @property
@@ -233,60 +246,97 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Labelin
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError([f"cannot read the configuration {path}: {error}"]) from None
     try:
-        values = yaml.safe_load(text)
+        values = yaml.load(text, _StrictLoader)
     except yaml.YAMLError as error:
         raise ConfigError([f"not valid YAML: {' '.join(str(error).split())}"], str(path)) from None
     if values is None:
         values = {}
+    problems = []
     if isinstance(values, dict):
-        for override in overrides or []:
-            _set(values, override)
-    return with_absolute_paths(config_from_mapping(values, str(path)), path.resolve().parent)
+        problems = [problem for override in overrides or [] if (problem := _set(values, override))]
+    try:
+        config = config_from_mapping(values, str(path))
+    except ConfigError as error:
+        problems += error.problems
+    if problems:
+        raise ConfigError(problems, str(path))
+    return with_absolute_paths(config, path.resolve().parent)
 
 
 def with_absolute_paths(config: LabelingConfig, base: Path) -> LabelingConfig:
     """The same configuration, every folder and suite file absolute, seen from ``base``."""
-    exports = [e.model_copy(update={"dir": str(base / e.dir)}) for e in config.export]
-    suites = [str(base / s) if _is_suite_path(s) else s for s in config.validation.suites]
+    exports = [e.model_copy(update={"dir": _seen_from(base, e.dir)}) for e in config.export]
+    suites = [_seen_from(base, s) if _is_suite_path(s) else s for s in config.validation.suites]
     return config.model_copy(
         update={
             "export": exports,
-            "output_dir": str(base / config.output_dir),
+            "output_dir": _seen_from(base, config.output_dir),
             "validation": config.validation.model_copy(update={"suites": suites}),
         }
     )
+
+
+def _seen_from(base: Path, path: str) -> str:
+    return str(base / Path(path).expanduser())
 
 
 def _is_suite_path(reference: str) -> bool:
     return "/" in reference or reference.endswith((".yaml", ".yml"))
 
 
-def _set(values: dict[str, Any], override: str) -> None:
+class _StrictLoader(yaml.SafeLoader):
+    """Safe YAML that refuses a key given twice; plain YAML keeps the last one in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} is given twice", key.start_mark
+                )
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)
+
+
+def _set(values: dict[str, Any], override: str) -> str | None:
+    """Put one ``KEY=VALUE`` into the settings; returns what is wrong with it."""
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise ConfigError([f"--set expects KEY=VALUE, e.g. approval.threshold=0.8; found {override!r}"])
+        return f"--set expects KEY=VALUE, e.g. approval.threshold=0.8; found {override!r}"
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        return f"--set {key}: not a YAML value: {' '.join(str(error).split())}"
     *parents, last = key.split(".")
     place = values
     for parent in parents:
-        inner = place.setdefault(parent, {})
-        if not isinstance(inner, dict):
-            raise ConfigError([f"--set {key}: {parent!r} holds {inner!r}, not a section"])
-        place = inner
-    try:
-        place[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError([f"--set {key}: not a YAML value: {' '.join(str(error).split())}"]) from None
+        if place.get(parent) is None:
+            place[parent] = {}
+        if not isinstance(place[parent], dict):
+            return f"--set {key}: {parent!r} holds {place[parent]!r}, not a section"
+        place = place[parent]
+    place[last] = value
+    return None
 
 
 def _problem(error: dict[str, Any]) -> str:
     # Tags of the unions (fixed, python, …) are pydantic's, not the user's keys.
-    location = [str(p) for p in error["loc"]]
-    for tag_of in ("model", "approval"):
-        if location[:1] == [tag_of] and len(location) > 2:
-            del location[1]
+    location = [str(p) for p in error["loc"] if p != "[key]"]
+    kind = None
+    if location[0:1] and location[0] in _KIND_KEYS and len(location) > 2:
+        kind = location.pop(1)
     where = ".".join(location) or "configuration"
+    if error["type"] == "union_tag_not_found":
+        expected = ", ".join(f"{k!r}" for k in _KINDS[location[0]])
+        return f"{where}.{_KIND_KEYS[location[0]]}: required, but missing; one of {expected}"
+    if error["type"] == "union_tag_invalid":
+        expected, found = error["ctx"]["expected_tags"], error["ctx"]["tag"]
+        return f"{where}.{_KIND_KEYS[location[0]]}: expected one of {expected}, found {found!r}"
     if error["type"] == "extra_forbidden":
-        known = _known_keys(location[:-1])
+        known = _known_keys(location[:-1], kind)
+        if location[-1] in _known_keys(location[:-1]):
+            return f"{where}: not a key of {_KIND_KEYS[location[0]]} {kind!r}; its keys: {', '.join(known)}"
         close = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]!r}?" if close else f"known keys here: {', '.join(sorted(known))}"
         return f"{where}: unknown key; {hint}"
@@ -294,19 +344,34 @@ def _problem(error: dict[str, Any]) -> str:
         return f"{where}: required, but missing"
     if error["type"] == "value_error":
         return f"{where}: {error['ctx']['error']}"
-    return f"{where}: {error['msg'][0].lower()}{error['msg'][1:]}, found {error.get('input')!r}"
+    found = error.get("input")
+    # YAML reads 3 as a number; a class of that name needs quotes.
+    quote = (
+        f'; quote it: "{found}"' if error["type"] == "string_type" and isinstance(found, int | float) else ""
+    )
+    return f"{where}: {error['msg'][0].lower()}{error['msg'][1:]}, found {found!r}{quote}"
 
 
-def _known_keys(location: list[str]) -> list[str]:
-    sections: dict[str, tuple[type[BaseModel], ...]] = {
-        "": (LabelingConfig,),
-        "target": (TargetConfig,),
-        "model": (PythonModelConfig, FieldModelConfig),
-        "approval": (FixedApproval, ReviewAll),
-        "review": (ReviewConfig,),
-        "validation": (ValidationConfig,),
-        "evaluation": (EvaluationConfig,),
-        "export": (ExportConfig,),
-    }
-    models = sections.get(location[0] if location else "", ())
+_KIND_KEYS = {"model": "kind", "approval": "mode"}
+_KINDS: dict[str, dict[str, type[BaseModel]]] = {
+    "model": {"python": PythonModelConfig, "field": FieldModelConfig},
+    "approval": {"fixed": FixedApproval, "review_all": ReviewAll},
+}
+_SECTIONS: dict[str, type[BaseModel]] = {
+    "": LabelingConfig,
+    "target": TargetConfig,
+    "review": ReviewConfig,
+    "validation": ValidationConfig,
+    "evaluation": EvaluationConfig,
+    "export": ExportConfig,
+}
+
+
+def _known_keys(location: list[str], kind: str | None = None) -> list[str]:
+    """Keys of the section at a place; of all its kinds where none is given."""
+    section = location[0] if location else ""
+    if section in _KINDS:
+        models = [model for name, model in _KINDS[section].items() if kind in (None, name)]
+    else:
+        models = [_SECTIONS[section]]
     return sorted({name for model in models for name in model.model_fields})

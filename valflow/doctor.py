@@ -128,6 +128,10 @@ def _database(home: Path) -> Finding:
         if homes.read_record(home).database == "own":
             remedy = "`valflow up` starts the database of its own that this folder used last"
             return Finding("database", True, detail, remedy)
+        if mongod.find_mongod() is None:
+            return Finding(
+                "database", False, "FiftyOne's embedded MongoDB cannot start without a mongod", mongod.REMEDY
+            )
         try:
             return Finding("database", True, f"{detail} (tried: {mongod.check()})")
         except StackError as error:

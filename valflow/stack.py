@@ -30,7 +30,7 @@ from valflow import prefect_api, schedules
 from valflow.errors import StackError
 from valflow.homes import Database, Record, environment, home, read_record, state_folder, write_record
 from valflow.leash import end_processes
-from valflow.mongod import Mongod, configured_uri
+from valflow.mongod import Mongod, configured_uri, without_password
 from valflow.processes import Child, free_port, is_port_taken, marked_processes
 from valflow.worker import POLL, Worker
 
@@ -207,6 +207,11 @@ class Stack:
             self.children["mongod"] = mongod = self._make_mongod()
             mongod.start()
             self._say_started(mongod, mongod.uri)
+        else:
+            uri = configured_uri()
+            self.say(
+                f"database {without_password(uri) if uri else 'embedded, shared by your FiftyOne sessions'}"
+            )
         server = self.children["server"] = self._make_server()
         server.spawn()
         app = self._make_app() if self._app else None

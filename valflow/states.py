@@ -118,6 +118,8 @@ def advance(state: State | str, event: Event | str, failed_from: State | str | N
 
 
 def is_past(state: State | str, milestone: State) -> bool:
-    """Whether a run in ``state`` has already reached ``milestone`` (a FAILED or DISCARDED one has not)."""
+    """Whether nothing is left to do up to ``milestone``: a DISCARDED run is past everything, a FAILED one is not."""
     state = State(state)
+    if state is State.DISCARDED:
+        return True
     return state in _ORDER and _ORDER.index(state) >= _ORDER.index(milestone)

@@ -1,0 +1,1 @@
+"""What valflow costs, side by side with the ways people know."""

@@ -1,0 +1,269 @@
+"""The stages of a run as the flow calls them, without Prefect; and a process of its own that measures them.
+
+python -m benchmarks.stages DATASET --server PID --folder DIR [--stages infer,triage] prints JSON. The database
+is the one that FIFTYONE_DATABASE_URI names. A process measures only what it has not touched before: memory that
+an earlier stage freed would hide what a later one takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gc
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks import data
+from benchmarks.measuring import Meter
+
+LABEL_FIELD = "final"
+REVIEWER = "ann"
+_SAMPLING_SECONDS = 0.01
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one stage took: seconds, and bytes above what the process held before."""
+
+    cpu: float
+    wall: float
+    peak: int
+
+
+def config_of(dataset: str, folder: Path) -> Any:
+    """The configuration of the run that is measured."""
+    from valflow.config import config_from_mapping
+
+    return config_from_mapping(
+        {
+            "dataset": dataset,
+            "label_field": LABEL_FIELD,
+            "model": {"kind": "field", "field": data.PREDICTIONS},
+            "approval": {"threshold": 0.7, "per_class": data.thresholds()},
+            "evaluation": {"ground_truth": data.TRUTH},
+            "export": [{"format": "coco", "dir": str(folder / "exports")}],
+            "output_dir": str(folder / "runs"),
+        }
+    )
+
+
+def open_run(dataset: str, folder: Path) -> str:
+    """Create the run."""
+    from valflow import opening
+
+    opened = opening.open_run(config_of(dataset, folder))
+    assert opened.run is not None and opened.outcome == "run", opened
+    return opened.run
+
+
+def infer(run: str) -> None:
+    """Predictions of a field, which cost no model."""
+    import fiftyone as fo
+
+    from valflow import inference, opening, runs
+
+    record = runs.load(run)
+    record = opening.prepare(record, fo.load_dataset(record["dataset"]))
+    for shard in range(record["target"]["shards"]):
+        inference.infer_shard(run, shard)
+    inference.finish_inference(runs.load(run))
+
+
+def triage(run: str) -> None:
+    """Ledger, label checks, thresholds, tags, class table."""
+    import fiftyone as fo
+
+    from expectations.gate import failing_labels
+    from expectations.loader import load_suite
+    from valflow import ledger, runs, tables, validation
+    from valflow import triage as stage
+
+    record = runs.load(run)
+    dataset = fo.load_dataset(record["dataset"])
+    stage.begin_triage(record, dataset)
+    suites = [load_suite(name, Path.cwd()) for name in record["config"]["validation"]["suites"]]
+    parameters = validation.suite_parameters(record, dataset)
+    for table in tables.predicted_tables(record, dataset):
+        ledger.mark_invalid(run, tables.by_sample(failing_labels(table, suites, parameters), table))
+    stage.finish_triage(record, dataset)
+
+
+def review(run: str) -> None:
+    """What a person would do; never measured."""
+    from valflow import actions
+
+    actions.approve(run, actions.Selection(classes=data.CLASSES[:3], min_confidence=0.5), REVIEWER)
+    actions.reject(run, actions.Selection(max_confidence=0.3), REVIEWER)
+
+
+def freeze(run: str) -> None:
+    """The decision: copy what is approved, its digest, the checklist."""
+    from valflow import decisions
+
+    decisions.submit(run, decisions.Decision("finalize", REVIEWER, override="a benchmark draws no sample"))
+
+
+def validate(run: str) -> None:
+    """The gate."""
+    import fiftyone as fo
+
+    from expectations.gate import validate as judge
+    from expectations.loader import load_suite
+    from expectations.page import render_page
+    from valflow import runs, tables, validation
+
+    record = runs.load(run)
+    dataset = fo.load_dataset(record["dataset"])
+    labels = tables.decided_table(record, dataset)
+    suites = [load_suite(name, Path.cwd()) for name in record["config"]["validation"]["suites"]]
+    samples = tables.sample_table(labels)
+    parameters = validation.suite_parameters(record, dataset)
+    outcome = judge({"labels": labels, "samples": samples}, suites, parameters)
+    assert outcome.passed, [check for check in outcome.checks if check.blocks]
+    result = outcome.to_json()
+    validation.conclude(record, result, render_page(result, f"Validation of {run}"), {})
+
+
+def finalize(run: str) -> None:
+    """The promotion."""
+    import fiftyone as fo
+
+    from valflow import promotion, runs
+
+    record = runs.load(run)
+    promotion.promote(record, fo.load_dataset(record["dataset"]))
+
+
+def evaluate(run: str) -> None:
+    """Figures, and the marks of true and false positives."""
+    import fiftyone as fo
+
+    from valflow import evaluation, runs
+
+    record = runs.load(run)
+    settings = record["config"]["evaluation"]
+    metrics = evaluation.evaluate(
+        fo.load_dataset(record["dataset"]),
+        record["label_field"],
+        settings["ground_truth"],
+        settings["eval_key"],
+        run_key=run,
+        iou=settings["iou"],
+    )
+    runs.update(runs.fence_of(record), {"metrics": metrics})
+
+
+def export(run: str) -> None:
+    """COCO, read back and compared."""
+    from valflow import run_exports, runs
+
+    record = runs.load(run)
+    for entry in run_exports.export_run(record, run_exports.missing_exports(record)):
+        runs.update(runs.fence_of(record), {"exports": [entry]})
+
+
+def report(run: str) -> None:
+    """Record, HTML, Markdown, pictures."""
+    from valflow import reporting, runs
+
+    reporting.write_run_report(runs.load(run))
+
+
+STAGES: dict[str, Callable[[str], None]] = {
+    f.__name__: f for f in (infer, triage, freeze, validate, finalize, evaluate, export, report)
+}
+
+
+def run_stages(run: str, stages: list[str], meter: Meter) -> dict[str, Cost]:
+    """Run some stages of a run and measure each."""
+    costs = {}
+    for name in stages:
+        with meter.measure() as measured, _peak_memory() as peak:
+            STAGES[name](run)
+        costs[name] = Cost(measured.cpu, measured.wall, peak.above)
+        if name == "triage":
+            review(run)
+    return costs
+
+
+class _Peak:
+    above = 0
+
+
+@contextmanager
+def _peak_memory() -> Iterator[_Peak]:
+    """Largest resident memory of this process inside the block, above what it was before, in bytes."""
+    process, stop, result = psutil.Process(), threading.Event(), _Peak()
+    _give_back_memory()
+    before = process.memory_info().rss
+
+    def watch() -> None:
+        while not stop.wait(_SAMPLING_SECONDS):
+            result.above = max(result.above, process.memory_info().rss - before)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield result
+    finally:
+        stop.set()
+        thread.join()
+        result.above = max(result.above, process.memory_info().rss - before)
+
+
+def _give_back_memory() -> None:
+    """Return freed memory to the system, where the C library can."""
+    gc.collect()
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    except (OSError, AttributeError):  # not glibc
+        return
+
+
+    STAGES.pop("export")  # TEMP
+
+
+def main() -> None:
+    """Measure stages of the latest run into a dataset, or of a new one."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("dataset")
+    parser.add_argument("--server", type=int, required=True, help="process of the database")
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--stages", default=",".join(STAGES))
+    options = parser.parse_args()
+    meter = Meter(psutil.Process(options.server))
+    stages = options.stages.split(",")
+    with meter.measure() as first:
+        _run_tiny(options.folder, meter)
+    from valflow import runs
+
+    if stages[0] == "infer":
+        run = open_run(options.dataset, options.folder)
+    else:
+        run = runs.list_runs(options.dataset, 1)[0]["run"]
+    costs = run_stages(run, stages, meter)
+    counts = runs.load(run)["counts"]
+    started = sum(psutil.Process().cpu_times()[:2]) - sum(c.cpu for c in costs.values())
+    print(json.dumps({"counts": counts, "first": first.cpu, "started": started, "costs": {k: asdict(c) for k, c in costs.items()}}))
+
+
+def _run_tiny(folder: Path, meter: Meter) -> None:
+    """All stages on a few images (enough for every class to occur), so that imports and first uses are paid before anything is measured."""
+    import fiftyone as fo
+
+    name = f"tiny_{psutil.Process().pid}"
+    dataset = data.write_dataset(name, 300, folder / name)
+    run_stages(open_run(name, folder), list(STAGES), meter)
+    dataset.delete()
+    del fo
+
+
+if __name__ == "__main__":
+    main()

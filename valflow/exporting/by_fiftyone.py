@@ -1,0 +1,182 @@
+"""Exports through FiftyOne's own exporters, from a temporary dataset that holds nothing of the workflow."""
+
+from __future__ import annotations
+
+import logging
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from valflow import database
+from valflow.errors import ExportError
+from valflow.exporting.formats import Format
+from valflow.exporting.media import COPY, NONE, SYMLINK, unique_names
+from valflow.exporting.selecting import Selection
+from valflow.label_types import DETECTIONS, WORKFLOW_TAGS, LabelDict
+
+_WRITE_BATCH = 1_000
+_SHOWN = 3
+_TEXT_FILES = (".xml", ".yaml")
+
+
+def write(selection: Selection, label_field: str, folder: Path, form: Format, media: str) -> None:
+    """Export with FiftyOne's exporter of the format."""
+    arguments: dict[str, Any] = {"classes": selection.classes} if form.knows_classes else {}
+    if media == NONE and form.name == "coco":
+        arguments["abs_paths"] = True
+    with _temporary_dataset() as dataset, _quiet():
+        _fill(dataset, selection, label_field)
+        if form.name == "fiftyone":
+            dataset.classes = {label_field: selection.classes}
+            dataset.save()
+        else:
+            arguments["label_field"] = label_field
+        dataset.export(
+            export_dir=str(folder),
+            dataset_type=form.fiftyone_type(),
+            export_media={COPY: True, SYMLINK: "symlink", NONE: False}[media],
+            progress=False,
+            **arguments,
+        )
+
+
+def check(selection: Selection, label_field: str, folder: Path, form: Format, media: str) -> None:
+    """Read the export with FiftyOne's importer of the format and compare.
+
+    Raises:
+        ExportError: samples, labels, classes or boxes differ.
+    """
+    with _temporary_dataset(create=False) as name, _quiet():
+        import fiftyone as fo
+
+        arguments = {} if form.name == "fiftyone" else {"label_field": {"detections": label_field}}
+        dataset = fo.Dataset.from_dir(
+            dataset_dir=str(folder),
+            dataset_type=form.fiftyone_type(),
+            name=name,
+            progress=False,
+            **arguments,
+            **form.reading,
+        )
+        documents = database.samples_of(dataset).find({}, {"filepath": 1, label_field: 1})
+        found = {d["filepath"]: (d.get(label_field) or {}).get(DETECTIONS.list_name) or [] for d in documents}
+        classes = dataset.default_classes or dataset.classes.get(label_field) or []
+    if form.knows_classes and classes and _known(classes) != selection.classes:
+        raise _difference(f"classes: expected {', '.join(selection.classes)}, found {', '.join(classes)}")
+    if media == NONE:
+        names = [os.path.abspath(path) for path in selection.paths]
+    else:
+        names = unique_names(selection.paths, by_stem=form.one_name_per_stem)
+        found = {os.path.basename(path): labels for path, labels in found.items()}
+    # Images without labels may have no entry of their own in a format; they are files all the same.
+    wanted = dict(zip(names, zip(selection.labels, selection.sizes, strict=True), strict=True))
+    if found.keys() != wanted.keys():
+        raise _difference(f"samples: {_keys_that_differ(set(wanted), set(found))}")
+    for image, (labels, size) in wanted.items():
+        _compare(image, found[image], labels, size, form)
+
+
+def settle_paths(folder: Path, final: Path) -> None:
+    """Some formats name the folder that they are in: let them name the one where they will be."""
+    before, after = str(folder).encode(), str(final).encode()
+    for path in folder.rglob("*"):
+        if path.suffix in _TEXT_FILES and path.is_file() and not path.is_symlink():
+            content = path.read_bytes()
+            if before in content:
+                path.write_bytes(content.replace(before, after))
+
+
+@contextmanager
+def _temporary_dataset(*, create: bool = True) -> Iterator[Any]:
+    """A dataset (or only a free name for one) that is deleted afterwards, whatever happens."""
+    import fiftyone as fo
+
+    name = f"valflow_export_{uuid.uuid4().hex}"
+    try:
+        yield fo.Dataset(name) if create else name
+    finally:
+        if fo.dataset_exists(name):
+            fo.delete_dataset(name)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """FiftyOne's exporters print to the log what is known already."""
+    logger = logging.getLogger("fiftyone")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _fill(dataset: Any, selection: Selection, label_field: str) -> None:
+    import fiftyone as fo
+
+    dataset.media_type = "image"
+    dataset.add_sample_field("metadata", fo.EmbeddedDocumentField, embedded_doc_type=fo.ImageMetadata)
+    dataset.add_sample_field(label_field, fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
+    documents = [
+        document
+        | {
+            "_dataset_id": dataset._doc.id,
+            "tags": [tag for tag in document.get("tags") or [] if tag not in WORKFLOW_TAGS],
+            label_field: DETECTIONS.empty_field([selection.cleaned(label) for label in labels]),
+        }
+        for document, labels in zip(selection.documents, selection.labels, strict=True)
+    ]
+    collection = database.samples_of(dataset)
+    for start in range(0, len(documents), _WRITE_BATCH):
+        collection.insert_many(documents[start : start + _WRITE_BATCH])
+    dataset.reload()
+
+
+def _compare(
+    image: str, found: list[LabelDict], wanted: list[LabelDict], size: tuple[int, int], form: Format
+) -> None:
+    if [label["label"] for label in found] != [label["label"] for label in wanted]:
+        raise _difference(
+            f"labels of {image}: expected {_listed(wanted)}, found {_listed(found)}",
+        )
+    if not wanted:
+        return
+    moved = np.abs(_edges(found) - _edges(wanted))
+    allowed = form.relative + form.pixels / np.array([*size, *size], dtype=np.float64)
+    if (moved > allowed).any():
+        worst = int((moved / allowed).max(axis=1).argmax())
+        raise _difference(
+            f"boxes: label {worst} ({wanted[worst]['label']!r}) of {image} is at {found[worst]['bounding_box']}, "
+            f"expected {wanted[worst]['bounding_box']}"
+        )
+
+
+def _edges(labels: list[LabelDict]) -> np.ndarray:
+    """(N, 4) left, top, right, bottom."""
+    boxes = np.array([label["bounding_box"] for label in labels], dtype=np.float64)
+    return np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
+
+
+def _known(classes: list[str]) -> list[str]:
+    """The class list without the names that COCO's importer gives to unused numbers."""
+    return [name for i, name in enumerate(classes) if not (i == 0 and name in ("0", "background"))]
+
+
+def _keys_that_differ(wanted: set[str], found: set[str]) -> str:
+    lacking, more = sorted(wanted - found)[:_SHOWN], sorted(found - wanted)[:_SHOWN]
+    return f"expected {len(wanted)}, found {len(found)}; missing {lacking}, not expected {more}"
+
+
+def _listed(labels: list[LabelDict]) -> str:
+    return f"{len(labels)} ({', '.join(str(label['label']) for label in labels[:_SHOWN])}, ...)"
+
+
+def _difference(what: str) -> ExportError:
+    return ExportError(
+        f"the export differs from the dataset when it is read back, so it was not put in place: {what}"
+    )

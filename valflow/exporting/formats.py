@@ -1,0 +1,76 @@
+"""The export formats by name. All of them are FiftyOne's own; importing this does not import FiftyOne."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field
+from typing import Any
+
+from valflow.errors import ExportError
+
+
+@dataclass(frozen=True)
+class Format:
+    """One of FiftyOne's dataset types that keeps boxes and can be read back.
+
+    Attributes:
+        name: what configurations call it.
+        type_name: its class in ``fiftyone.types``.
+        pixels: how far a box's edge may move because the format rounds to (parts of) pixels.
+        relative: the same for formats that round relative coordinates, in [0, 1].
+        knows_classes: whether its files hold the class list.
+        one_name_per_stem: whether ``a.jpg`` and ``a.png`` would share a label file and so are renamed.
+        needs_media: whether it cannot be read without its images.
+        has_paths: whether its files name the folder that they are in.
+        reading: further arguments of FiftyOne's importer.
+    """
+
+    name: str
+    type_name: str
+    pixels: float = 0.0
+    relative: float = 1e-9
+    knows_classes: bool = False
+    one_name_per_stem: bool = True
+    needs_media: bool = True
+    has_paths: bool = False
+    reading: dict[str, Any] = field(default_factory=dict)
+
+    def fiftyone_type(self) -> Any:
+        """FiftyOne's class."""
+        import fiftyone as fo
+
+        return getattr(fo.types, self.type_name)
+
+
+_ALL = (
+    Format(
+        "coco",
+        "COCODetectionDataset",
+        knows_classes=True,
+        one_name_per_stem=False,
+        needs_media=False,
+        reading={"label_types": "detections", "include_id": False},
+    ),
+    Format("yolov5", "YOLOv5Dataset", relative=2e-6, knows_classes=True, has_paths=True),
+    Format("yolov4", "YOLOv4Dataset", relative=2e-6, knows_classes=True),
+    Format("voc", "VOCDetectionDataset", pixels=1.0, has_paths=True),
+    Format("kitti", "KITTIDetectionDataset", pixels=0.51),
+    Format("cvat", "CVATImageDataset", pixels=0.51, one_name_per_stem=False),
+    Format("bdd", "BDDDataset", pixels=0.051, one_name_per_stem=False),
+    Format("fiftyone", "FiftyOneDataset", one_name_per_stem=False, needs_media=False),
+    Format("fiftyone_detections", "FiftyOneImageDetectionDataset", knows_classes=True),
+)
+FORMATS = {f.name: f for f in _ALL}
+
+
+def format_named(name: str) -> Format:
+    """The format of this name.
+
+    Raises:
+        ExportError: there is none; the message lists all and suggests the nearest.
+    """
+    if name in FORMATS:
+        return FORMATS[name]
+    nearest = difflib.get_close_matches(name.lower(), FORMATS, n=1, cutoff=0.5)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    raise ExportError(f"expected an export format among {', '.join(FORMATS)}, found {name!r}{hint}")

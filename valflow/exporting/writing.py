@@ -1,0 +1,111 @@
+"""The export stage: finalized labels as files that were read back and found equal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from valflow.errors import ExportError
+from valflow.exporting import by_fiftyone, coco
+from valflow.exporting.folders import check_replaceable, replaced
+from valflow.exporting.formats import Format, format_named
+from valflow.exporting.media import COPY, MEDIA, NONE
+from valflow.exporting.selecting import Selection, select
+
+RUN_SCOPE, FIELD_SCOPE = "run", "field"
+SCOPES = (RUN_SCOPE, FIELD_SCOPE)
+
+
+def export_labels(
+    dataset: Any,
+    label_field: str,
+    format: str,  # noqa: A002 - what configurations call it
+    directory: str | Path,
+    run_key: str,
+    scope: str = RUN_SCOPE,
+    sample_ids: Sequence[Any] | None = None,
+    classes: Sequence[str] | None = None,
+    overwrite_own: bool = True,
+    media: str = COPY,
+) -> dict[str, Any]:
+    """Export labels to ``<directory>/<run_key>/<format>``, read the files back and compare.
+
+    The files are written beside their place and moved there once they were found equal, so nobody ever sees
+    half an export. Attributes and tags of the workflow and marks of evaluations are left out.
+
+    Args:
+        dataset: a FiftyOne dataset of images.
+        label_field: field with the finalized Detections.
+        format: one of ``valflow.exporting.FORMATS``.
+        directory: folder of all exports.
+        run_key: the labeling run.
+        scope: ``run`` for the labels of this run, on the samples that have any; ``field`` for everything in
+            the label field, in ``<format>_field``.
+        sample_ids: only these samples.
+        classes: the class list, in this order; None takes the classes that occur, sorted.
+        overwrite_own: whether an earlier export of the same run may be replaced.
+        media: ``copy`` or ``symlink`` the images, or ``none``: labels alone.
+
+    Returns:
+        The entry of the run record: ``format, dir, scope, samples, labels, classes, media, files, verified``.
+
+    Raises:
+        ExportError: an argument cannot work, the folder belongs to something else, or what was read back
+            differs from the dataset. Nothing was put in place then.
+    """
+    form = format_named(format)
+    _check_arguments(form, scope, media)
+    folder = (
+        Path(directory).expanduser().absolute()
+        / run_key
+        / (form.name if scope == RUN_SCOPE else f"{form.name}_field")
+    )
+    check_replaceable(folder, run_key, overwrite_own)
+    selection = select(
+        dataset,
+        label_field,
+        run_key=run_key if scope == RUN_SCOPE else None,
+        sample_ids=sample_ids,
+        classes=classes,
+        with_media=media != NONE,
+    )
+    entry = {
+        "format": form.name,
+        "dir": str(folder),
+        "scope": scope,
+        "samples": len(selection.documents),
+        "labels": selection.label_count,
+        "classes": selection.classes,
+        "media": media,
+    }
+    made = {"run": run_key, "dataset": dataset.name, "made_at": datetime.now(UTC).isoformat()}
+    with replaced(folder, entry | made) as partial:
+        _write_and_check(selection, dataset, label_field, partial, folder, form, media)
+        entry["files"] = sum(1 for path in partial.rglob("*") if not path.is_dir())
+    return entry | {"verified": True}
+
+
+def _check_arguments(form: Format, scope: str, media: str) -> None:
+    if scope not in SCOPES:
+        raise ExportError(f"expected a scope among {', '.join(SCOPES)}, found {scope!r}")
+    if media not in MEDIA:
+        raise ExportError(f"expected media among {', '.join(MEDIA)}, found {media!r}")
+    if media == NONE and form.needs_media:
+        raise ExportError(
+            f"expected media copy or symlink for {form.name!r}, found 'none': it cannot be read without images"
+        )
+
+
+def _write_and_check(
+    selection: Selection, dataset: Any, label_field: str, partial: Path, final: Path, form: Format, media: str
+) -> None:
+    if form.name == "coco" and coco.can_write(selection):
+        coco.write(selection, partial, media, dict(dataset.info))
+        coco.check(selection, partial, media)
+        return
+    by_fiftyone.write(selection, label_field, partial, form, media)
+    by_fiftyone.check(selection, label_field, partial, form, media)
+    if form.has_paths:
+        by_fiftyone.settle_paths(partial, final)
