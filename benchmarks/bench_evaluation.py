@@ -1,6 +1,6 @@
 """Evaluation with mAP and marks, beside FiftyOne's ``evaluate_detections(compute_mAP=True)``.
 
-python benchmarks/bench_evaluation.py [--samples 1500]
+Run as ``python benchmarks/bench_evaluation.py [--samples 1500]``.
 """
 
 from __future__ import annotations

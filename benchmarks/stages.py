@@ -227,7 +227,6 @@ def _give_back_memory() -> None:
         return
 
 
-    STAGES.pop("export")  # TEMP
 
 
 def main() -> None:

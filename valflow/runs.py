@@ -5,23 +5,24 @@ The run's state is the truth about labels; Prefect's state is the truth about ex
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from bson import ObjectId
 from pymongo import ReturnDocument
-from pymongo.errors import DuplicateKeyError
+from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from valflow import database
 from valflow.config import LabelingConfig
-from valflow.errors import IllegalTransition, RunBusy, RunNotFound, StaleAttempt
+from valflow.errors import DatabaseError, IllegalTransition, RunBusy, RunNotFound, StaleAttempt
 from valflow.states import OPEN_STATES, Event, State, advance
 
 SCHEMA_VERSION = 1
@@ -180,9 +181,11 @@ def heartbeat(fence: Fence) -> Iterator[None]:
 
     def beat() -> None:
         while not stop.wait(HEARTBEAT_SECONDS):
-            database.runs().update_one(
-                {"run": fence.run, "attempt": fence.attempt}, {"$set": {"heartbeat_at": database.now()}}
-            )
+            # A database that is away for a moment must not end the beat: this process lives.
+            with suppress(PyMongoError, DatabaseError):
+                database.runs().update_one(
+                    {"run": fence.run, "attempt": fence.attempt}, {"$set": {"heartbeat_at": database.now()}}
+                )
 
     thread = threading.Thread(target=beat, name=f"heartbeat-{fence.run}", daemon=True)
     thread.start()
@@ -190,7 +193,7 @@ def heartbeat(fence: Fence) -> Iterator[None]:
     try:
         yield
     finally:
-        del _held[fence.run]
+        _held.pop(fence.run, None)
         stop.set()
         thread.join()
         release(fence)
@@ -325,7 +328,7 @@ def as_json(value: Any) -> Any:
         return aware(value).isoformat(timespec="milliseconds")
     if isinstance(value, ObjectId):
         return str(value)
-    if isinstance(value, float) and value != value:
+    if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
 

@@ -149,7 +149,9 @@ def _iou(a: list[float], b: list[float]) -> float:
 
 def _tell_the_end(run: dict[str, Any], start: float) -> None:
     counts, metrics, checks = run["counts"], run["metrics"]["run"], run["validation"]["checks"]
-    _say("validate", f"{sum(c['success'] for c in checks)} of {len(checks)} checks passed", start)
+    applied = [c for c in checks if c["status"] != "skipped"]
+    passed = sum(c["status"] == "passed" for c in applied)
+    _say("validate", f"{passed} of {len(applied)} checks passed", start)
     _say(
         "finalize",
         f"{counts['finalized']} labels final, {counts['discarded']} discarded, {counts['edited']} edited",

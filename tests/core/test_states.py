@@ -59,7 +59,7 @@ def test_a_retry_goes_back_to_where_the_run_failed(failed_from: State) -> None:
 
 def test_a_run_that_failed_half_promoted_can_only_be_finished() -> None:
     for event in (Event.DISCARD, Event.REOPEN, Event.FINALIZE, Event.FAIL):
-        with pytest.raises(IllegalTransition, match="it allows: retry$"):
+        with pytest.raises(IllegalTransition, match=r"it allows: retry$"):
             advance(State.FAILED, event, State.FINALIZING)
     assert advance(State.FAILED, Event.DISCARD, State.VALIDATED) is State.DISCARDED
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 
 from valflow import database
 from valflow.errors import ExportError
@@ -25,59 +26,53 @@ _TEXT_FILES = (".xml", ".yaml")
 
 
 def write(selection: Selection, label_field: str, folder: Path, form: Format, media: str) -> None:
-    """Export with FiftyOne's exporter of the format."""
-    arguments: dict[str, Any] = {"classes": selection.classes} if form.knows_classes else {}
-    if media == NONE and form.name == "coco":
+    """Export with FiftyOne's exporter of the format.
+
+    Raises:
+        ExportError: the exporter gave up.
+    """
+    arguments: dict[str, Any] = {}
+    if form.name != "fiftyone":
+        arguments["label_field"] = label_field
+        if form.knows_classes:
+            arguments["classes"] = selection.classes
+    if form.name == "coco" and media == NONE:
         arguments["abs_paths"] = True
     with _temporary_dataset() as dataset, _quiet():
         _fill(dataset, selection, label_field)
-        if form.name == "fiftyone":
-            dataset.classes = {label_field: selection.classes}
-            dataset.save()
-        else:
-            arguments["label_field"] = label_field
-        dataset.export(
-            export_dir=str(folder),
-            dataset_type=form.fiftyone_type(),
-            export_media={COPY: True, SYMLINK: "symlink", NONE: False}[media],
-            progress=False,
-            **arguments,
-        )
+        try:
+            dataset.export(
+                export_dir=str(folder),
+                dataset_type=form.fiftyone_type(),
+                export_media={COPY: True, SYMLINK: "symlink", NONE: False}[media],
+                progress=False,
+                **arguments,
+            )
+        except Exception as error:  # FiftyOne's exporters raise whatever their libraries do
+            raise ExportError(f"FiftyOne's exporter of {form.name!r} gave up: {error}") from error
+    if form.name == "fiftyone":
+        _name_after(selection.dataset_name, folder / "metadata.json")
 
 
 def check(selection: Selection, label_field: str, folder: Path, form: Format, media: str) -> None:
     """Read the export with FiftyOne's importer of the format and compare.
 
     Raises:
-        ExportError: samples, labels, classes or boxes differ.
+        ExportError: samples, labels, classes or boxes differ, or the files cannot be read.
     """
-    with _temporary_dataset(create=False) as name, _quiet():
-        import fiftyone as fo
-
-        arguments = {} if form.name == "fiftyone" else {"label_field": {"detections": label_field}}
-        dataset = fo.Dataset.from_dir(
-            dataset_dir=str(folder),
-            dataset_type=form.fiftyone_type(),
-            name=name,
-            progress=False,
-            **arguments,
-            **form.reading,
-        )
-        documents = database.samples_of(dataset).find({}, {"filepath": 1, label_field: 1})
-        found = {d["filepath"]: (d.get(label_field) or {}).get(DETECTIONS.list_name) or [] for d in documents}
-        classes = dataset.default_classes or dataset.classes.get(label_field) or []
-    if form.knows_classes and classes and _known(classes) != selection.classes:
+    if not selection.documents:  # importers stumble over nothing
+        return
+    found, classes = _read(label_field, folder, form)
+    if form.knows_classes and classes != selection.classes:
         raise _difference(f"classes: expected {', '.join(selection.classes)}, found {', '.join(classes)}")
     if media == NONE:
         names = [os.path.abspath(path) for path in selection.paths]
     else:
         names = unique_names(selection.paths, by_stem=form.one_name_per_stem)
         found = {os.path.basename(path): labels for path, labels in found.items()}
-    # Images without labels may have no entry of their own in a format; they are files all the same.
-    wanted = dict(zip(names, zip(selection.labels, selection.sizes, strict=True), strict=True))
-    if found.keys() != wanted.keys():
-        raise _difference(f"samples: {_keys_that_differ(set(wanted), set(found))}")
-    for image, (labels, size) in wanted.items():
+    if set(found) != set(names):
+        raise _difference(f"samples: {_keys_that_differ(set(names), set(found))}")
+    for image, labels, size in zip(names, selection.labels, selection.sizes, strict=True):
         _compare(image, found[image], labels, size, form)
 
 
@@ -89,6 +84,35 @@ def settle_paths(folder: Path, final: Path) -> None:
             content = path.read_bytes()
             if before in content:
                 path.write_bytes(content.replace(before, after))
+
+
+def _name_after(dataset: str, metadata: Path) -> None:
+    """The exported dataset is called as the one it comes from, not as the temporary one."""
+    import fiftyone.core.utils as fou
+
+    content = orjson.loads(metadata.read_bytes())
+    content |= {"name": dataset, "slug": fou.to_slug(dataset)}
+    metadata.write_bytes(orjson.dumps(content))
+
+
+def _read(label_field: str, folder: Path, form: Format) -> tuple[dict[str, list[LabelDict]], list[str]]:
+    """The labels by image path, and the class list, as FiftyOne's importer understands them."""
+    import fiftyone as fo
+
+    with _temporary_dataset(create=False) as name, _quiet():
+        try:
+            dataset = fo.Dataset.from_dir(
+                dataset_dir=str(folder),
+                dataset_type=form.fiftyone_type(),
+                name=name,
+                progress=False,
+                **form.import_arguments(label_field),
+            )
+        except Exception as error:  # FiftyOne's importers raise whatever their libraries do
+            raise ExportError(f"the export in {form.name!r} cannot be read back: {error}") from error
+        documents = database.samples_of(dataset).find({}, {"filepath": 1, label_field: 1})
+        found = {d["filepath"]: (d.get(label_field) or {}).get(DETECTIONS.list_name) or [] for d in documents}
+        return found, list(dataset.default_classes or dataset.classes.get(label_field) or [])
 
 
 @contextmanager
@@ -122,6 +146,8 @@ def _fill(dataset: Any, selection: Selection, label_field: str) -> None:
     dataset.media_type = "image"
     dataset.add_sample_field("metadata", fo.EmbeddedDocumentField, embedded_doc_type=fo.ImageMetadata)
     dataset.add_sample_field(label_field, fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
+    dataset.classes = {label_field: selection.classes}
+    dataset.save()
     documents = [
         document
         | {
@@ -160,11 +186,6 @@ def _edges(labels: list[LabelDict]) -> np.ndarray:
     """(N, 4) left, top, right, bottom."""
     boxes = np.array([label["bounding_box"] for label in labels], dtype=np.float64)
     return np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
-
-
-def _known(classes: list[str]) -> list[str]:
-    """The class list without the names that COCO's importer gives to unused numbers."""
-    return [name for i, name in enumerate(classes) if not (i == 0 and name in ("0", "background"))]
 
 
 def _keys_that_differ(wanted: set[str], found: set[str]) -> str:

@@ -22,6 +22,7 @@ class Format:
         one_name_per_stem: whether ``a.jpg`` and ``a.png`` would share a label file and so are renamed.
         needs_media: whether it cannot be read without its images.
         has_paths: whether its files name the folder that they are in.
+        has_kinds: whether it holds boxes beside labels of other kinds, each with a field of its own.
         reading: further arguments of FiftyOne's importer.
     """
 
@@ -33,6 +34,7 @@ class Format:
     one_name_per_stem: bool = True
     needs_media: bool = True
     has_paths: bool = False
+    has_kinds: bool = False
     reading: dict[str, Any] = field(default_factory=dict)
 
     def fiftyone_type(self) -> Any:
@@ -40,6 +42,12 @@ class Format:
         import fiftyone as fo
 
         return getattr(fo.types, self.type_name)
+
+    def import_arguments(self, label_field: str) -> dict[str, Any]:
+        """Arguments of ``fiftyone.Dataset.from_dir`` that bring the boxes back into ``label_field``."""
+        if self.name == "fiftyone":  # brings its own field names
+            return dict(self.reading)
+        return {"label_field": {"detections": label_field} if self.has_kinds else label_field, **self.reading}
 
 
 _ALL = (
@@ -55,9 +63,9 @@ _ALL = (
     Format("yolov4", "YOLOv4Dataset", relative=2e-6, knows_classes=True),
     Format("voc", "VOCDetectionDataset", pixels=1.0, has_paths=True),
     Format("kitti", "KITTIDetectionDataset", pixels=0.51),
-    Format("cvat", "CVATImageDataset", pixels=0.51, one_name_per_stem=False),
-    Format("bdd", "BDDDataset", pixels=0.051, one_name_per_stem=False),
-    Format("fiftyone", "FiftyOneDataset", one_name_per_stem=False, needs_media=False),
+    Format("cvat", "CVATImageDataset", pixels=0.51, one_name_per_stem=False, has_kinds=True),
+    Format("bdd", "BDDDataset", pixels=0.051, one_name_per_stem=False, has_kinds=True),
+    Format("fiftyone", "FiftyOneDataset", knows_classes=True, one_name_per_stem=False, needs_media=False),
     Format("fiftyone_detections", "FiftyOneImageDetectionDataset", knows_classes=True),
 )
 FORMATS = {f.name: f for f in _ALL}

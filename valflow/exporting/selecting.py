@@ -23,6 +23,7 @@ class Selection:
     """The content of one export, in the order of the dataset.
 
     Attributes:
+        dataset_name: where it comes from.
         documents: raw sample documents (``filepath``, ``metadata``, ``tags``, ...), without labels.
         labels: the labels of each sample, as stored.
         sizes: width and height of each image in pixels.
@@ -30,6 +31,7 @@ class Selection:
         classes: the class list of the export, in order.
     """
 
+    dataset_name: str
     documents: list[dict[str, Any]]
     labels: list[list[LabelDict]]
     sizes: list[tuple[int, int]]
@@ -91,7 +93,7 @@ def select(
     _check_classes(occurring, pinned, label_field)
     if with_media:
         _check_media([document["filepath"] for document in documents])
-    return Selection(documents, labels, _sizes(documents), _hidden(dataset), pinned)
+    return Selection(dataset.name, documents, labels, _sizes(documents), _hidden(dataset), pinned)
 
 
 def _check_field(dataset: Any, label_field: str) -> None:

@@ -1,0 +1,82 @@
+"""COCO export, read back and compared, beside FiftyOne's exporter, which does not read back.
+
+Run as ``python benchmarks/bench_export.py [--samples 10000]``. Labels alone: copying images costs the same in
+both ways.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.measuring import Meter, insert, make_scenes, own_database
+
+RUN = "bench_run"
+GOAL = 25.0
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--samples", type=int, default=10_000)
+    parser.add_argument("--without-fiftyone", action="store_true", help="ours alone (for large datasets)")
+    options = parser.parse_args()
+    with own_database() as meter, tempfile.TemporaryDirectory() as folder:
+        compare(meter, options.samples, Path(folder), options.without_fiftyone)
+        meter.print_table(f"COCO export, {options.samples:,} images")
+
+
+def compare(meter: Meter, samples: int, folder: Path, alone: bool) -> None:
+    """Export the same labels in both ways, compare the files, and add the rows."""
+    from valflow.exporting import export_labels
+
+    tiny = insert(make_scenes(20), "tiny", run=RUN, truth=False)  # imports are not what is compared
+    export_labels(tiny, "final", "coco", folder / "tiny", RUN, media="none")
+    by_fiftyone(tiny, folder / "tiny.json")
+    scenes = make_scenes(samples)
+    labels = len(scenes.sample)
+    dataset = insert(scenes, "bench_export", run=RUN, truth=False)
+    with meter.measure() as ours:
+        entry = export_labels(dataset, "final", "coco", folder, RUN, scope="field", media="none")
+    if alone:
+        meter.row("valflow: COCO export and read back", labels, ours)
+        return
+    with meter.measure() as theirs:
+        by_fiftyone(dataset, folder / "theirs.json")
+    check_equal(Path(entry["dir"]) / "labels.json", folder / "theirs.json")
+    meter.row("FiftyOne: export", labels, theirs)
+    meter.row("valflow: COCO export and read back", labels, ours, theirs.cpu / ours.cpu, f"{GOAL:.0f}x")
+
+
+def by_fiftyone(dataset: Any, path: Path) -> None:
+    """FiftyOne's best: labels alone, with a class list, images by absolute path."""
+    import fiftyone as fo
+
+    dataset.export(
+        labels_path=str(path),
+        dataset_type=fo.types.COCODetectionDataset,
+        label_field="final",
+        classes=sorted(dataset.distinct("final.detections.label")),
+        abs_paths=True,
+    )
+
+
+def check_equal(ours: Path, theirs: Path) -> None:
+    """The same content, but for the attributes of the workflow and the time."""
+    contents = [json.loads(path.read_text()) for path in (ours, theirs)]
+    for content in contents:
+        content["info"]["date_created"] = None
+        for annotation in content["annotations"]:
+            for name in ("run", "source"):
+                annotation.pop(name, None)
+    assert contents[0] == contents[1], "the exports differ"
+
+
+if __name__ == "__main__":
+    main()
