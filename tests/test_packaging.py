@@ -195,14 +195,14 @@ def tracked_files() -> list[Path]:
     return [ROOT / name for name in done.stdout.splitlines() if (ROOT / name).is_file()]
 
 
-# Written in pieces, so that this file does not find itself.
+# Written in pieces, so that this file does not find itself. Ann is the person that examples speak of.
 FORBIDDEN = {
     "a registry's address": re.compile(
         r"index-" + r"url|find-" + r"links|trusted-" + r"host|pypi\." + r"org"
     ),
     "a download": re.compile(r"https?://\S+\.(?:whl|tar\.gz|zip|tgz)\b"),
     "a folder of one machine": re.compile(
-        r"(?<![\w.])/(?:ro" + r"ot|wo" + r"rk|fa" + r"rm|Us" + r"ers|home/[a-z]+)/\w"
+        r"(?<![\w.])/(?:ro" + r"ot|wo" + r"rk|fa" + r"rm|Us" + r"ers|home/(?!ann/)[a-z]+)/\w"
     ),
 }
 

@@ -142,7 +142,7 @@ def approve(run: str, selection: Selection, reviewer: str) -> ActionResult:
         SelectionError: nothing that is selected can be approved.
         IllegalTransition: the run is not in review.
     """
-    may = {"$eq": ["$$l.state", UNDECIDED]}
+    may: Expression = {"$eq": ["$$l.state", UNDECIDED]}
     if not selection.label_ids:
         may = {"$and": [may, {"$eq": ["$$l.invalid", []]}]}
     change = {**state_change(APPROVED, 0), "invalid": []}
@@ -260,7 +260,7 @@ def judge_labels(
     )
     updates = []
     for ids, state in ((list(wrong), REJECTED), (list(unsure), UNDECIDED)):
-        holders = (
+        holders: Any = (
             database.ledger().find({"run": run, "labels._id": {"$in": ids}}, {"labels._id": 1}) if ids else []
         )
         for holder in holders:
@@ -350,7 +350,7 @@ def not_being_confirmed() -> dict[str, Any]:
 
 def _begin(run: str) -> runs.Record:
     """Take the next action number; only a run in review, and not just being confirmed, gives one out."""
-    record = database.runs().find_one_and_update(
+    record: Any = database.runs().find_one_and_update(
         {"run": run, "state": State.IN_REVIEW.value, **not_being_confirmed()},
         {"$inc": {"action_seq": 1}, "$set": {"updated_at": database.now()}},
         return_document=ReturnDocument.AFTER,

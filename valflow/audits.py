@@ -175,7 +175,7 @@ def sentence(result: Mapping[str, Any]) -> str:
         return f"{result['judged']} of {result['drawn']} judged, {result['wrong']} wrong so far"
     return (
         f"{result['wrong']} wrong of {result['judged']}: at most {percent_at_most(result['upper_bound'])} wrong "
-        f"({result['confidence']:.0%})"
+        f"({result['confidence'] * 100:.0f} %)"
     )
 
 

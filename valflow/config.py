@@ -16,7 +16,6 @@ from valflow.errors import ConfigError
 Share = Annotated[float, Field(ge=0.0, le=1.0, strict=True)]
 Count = Annotated[int, Field(ge=1, strict=True)]
 Flag = Annotated[bool, Field(strict=True)]
-CHECKLIST_ITEMS = ("reviewed", "problems", "spot_check", "thresholds", "issues")
 ChecklistItem = Literal["reviewed", "problems", "spot_check", "thresholds", "issues"]
 
 
@@ -94,9 +93,7 @@ class ReviewConfig(Section):
         default_factory=list, description="Who may decide; empty: anybody with a name"
     )
     note: str | None = Field(None, description="Shown to the reviewer")
-    checklist: list[ChecklistItem] = Field(
-        default_factory=lambda: ["spot_check"], description="Evidence that finalization demands"
-    )
+    checklist: list[ChecklistItem] = Field(["spot_check"], description="Evidence that finalization demands")
 
 
 class ValidationConfig(Section):

@@ -257,7 +257,7 @@ def _as_document(decision: Decision, record: runs.Record, digest: str | None = N
 
 def _claim_freeze(record: runs.Record, reviewer: str) -> runs.Record:
     """Hold off actions and other decisions while the approval set is copied."""
-    claimed = database.runs().find_one_and_update(
+    claimed: Any = database.runs().find_one_and_update(
         {
             "run": record["run"],
             "state": State.IN_REVIEW.value,

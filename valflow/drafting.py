@@ -37,7 +37,7 @@ def draft_config(dataset_name: str) -> str:
         dataset=_quoted(dataset_name),
         label_field=_free_name(dataset),
         model=_model_lines(predictions),
-        classes=f"# {', '.join(classes[:20])}{' …' if len(classes) > 20 else ''}" if classes else "",
+        classes=f": {', '.join(classes[:20])}{' …' if len(classes) > 20 else ''}" if classes else "",
         evaluation=_evaluation_lines(truth),
     )
 
@@ -87,11 +87,11 @@ def _evaluation_lines(truth: list[str]) -> str:
 _TEMPLATE = """\
 # {summary}
 dataset: {dataset}
-label_field: {label_field}       # new, or created by valflow before (then continued)
+label_field: {label_field}         # new, or created by valflow before (then continued)
 {model}
 
-target: {{only: new}}                 # new | remaining | all; also view, tags, ids, limit
-classes: null                        # restrict to these {classes}
+target: {{only: new}}                  # new | remaining | all; also view, tags, ids, limit
+classes: null                        # keep only some of them{classes}
 min_confidence: 0.15                 # predictions below it are not kept
 # At or above its threshold a label needs no person; {{mode: review_all}} shows all of them to one.
 approval: {{mode: fixed, threshold: 0.7, per_class: {{}}}}

@@ -51,7 +51,7 @@ def _fingerprints(record: dict[str, Any], dataset: Any) -> Iterator[tuple[Object
             },
         }
     }
-    raw = database.samples_of(dataset).with_options(CodecOptions(document_class=RawBSONDocument))
+    raw: Any = database.samples_of(dataset).with_options(CodecOptions(document_class=RawBSONDocument))
     wanted = database.ledger().distinct("shard", {"run": record["run"]})
     for shard in wanted:
         cursor = database.ledger().find({"run": record["run"], "shard": shard}, {"_id": 0, "sample_id": 1})

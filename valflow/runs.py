@@ -231,7 +231,7 @@ def transition(
     after = advance(before, event, record.get("failed_from"))
     held = _held.get(record["run"])
     fenced = {} if held is None else {"attempt": held}
-    updated = database.runs().find_one_and_update(
+    updated: Any = database.runs().find_one_and_update(
         {"run": record["run"], "state": before.value, **fenced, **(condition or {})},
         {
             "$set": {
@@ -315,7 +315,7 @@ def timed(fence: Fence, stage: str) -> Iterator[None]:
 
 def fence_of(record: Record) -> Fence:
     """The attempt under which this process writes to the run."""
-    return Fence(record["run"], _held.get(record["run"], record["attempt"]))
+    return Fence(record["run"], _held.get(record["run"], int(record["attempt"])))
 
 
 def as_json(value: Any) -> Any:

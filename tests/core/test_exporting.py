@@ -433,7 +433,7 @@ def change_a_class(content: dict[str, Any]) -> None:
         (drop_an_image, "number of samples: expected 4, found 3"),
         (lambda content: content["annotations"].pop(), "number of labels: expected 10, found 9"),
         (lambda content: content["categories"].reverse(), "classes: expected"),
-        (move_a_label, "labels per image"),
+        (move_a_label, "image of each label"),
         (change_a_class, "class of each label"),
         (lambda content: content["annotations"][3]["bbox"].__setitem__(2, 1.0), "boxes are not the same"),
         (lambda content: content["images"][1].update(file_name="elsewhere.png"), "image files"),
@@ -451,11 +451,12 @@ def test_a_coco_file_that_differs_does_not_count(
     before = (Path(earlier["dir"]) / "labels.json").read_bytes()
     write = coco.write
 
-    def write_badly(selection: Any, folder: Path, *rest: Any) -> None:
-        write(selection, folder, *rest)
+    def write_badly(selection: Any, folder: Path, *rest: Any) -> Any:
+        written = write(selection, folder, *rest)
         content = json.loads((folder / "labels.json").read_text())
         spoil(content)
         (folder / "labels.json").write_text(json.dumps(content))
+        return written
 
     monkeypatch.setattr(coco, "write", write_badly)
     with pytest.raises(ExportError, match=message):
@@ -490,9 +491,10 @@ def test_a_file_of_fiftyone_that_differs_does_not_count(
 ) -> None:
     write = by_fiftyone.write
 
-    def write_badly(selection: Any, label_field: str, folder: Path, *rest: Any) -> None:
-        write(selection, label_field, folder, *rest)
+    def write_badly(selection: Any, folder: Path, *rest: Any) -> Any:
+        written = write(selection, folder, *rest)
         spoil(folder)
+        return written
 
     monkeypatch.setattr(by_fiftyone, "write", write_badly)
     names = fo.list_datasets()

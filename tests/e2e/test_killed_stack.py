@@ -110,4 +110,3 @@ def test_a_run_survives_the_death_of_server_and_worker_and_a_refused_validation(
     assert events == [
         "create", "infer", "triage", "submit", "reopen", "submit", "validate", "begin_finalize", "finalize",
     ]  # fmt: skip
-

@@ -95,12 +95,22 @@ def test_a_discarded_run_leaves_the_dataset_as_it_was(configure: Configure, pets
     run = start(configure())["run"]
     decisions.submit(run, decisions.Decision("discard", "ann", note="wrong model"))
     pets.reload()
-    assert set(pets.get_field_schema()) == {"id", "filepath", "tags", "metadata", "created_at", "last_modified_at", "predictions"}
+    assert set(pets.get_field_schema()) == {
+        "id",
+        "filepath",
+        "tags",
+        "metadata",
+        "created_at",
+        "last_modified_at",
+        "predictions",
+    }
     assert ledger.count_labels(run, {"state": "approved"}) == 12
     assert start(configure())["outcome"] == "awaiting_review"
 
 
-def test_a_refused_validation_reopens_the_review_with_the_failing_label(configure: Configure, pets: Any) -> None:
+def test_a_refused_validation_reopens_the_review_with_the_failing_label(
+    configure: Configure, pets: Any
+) -> None:
     run = start(configure())["run"]
     judge_all_correct(run)
     label_id = str(next(iter(ledger.approved_ids(run)))[0])

@@ -113,8 +113,11 @@ def _selection(options: Any) -> Any:
 
 def _decided(done: Any, what: str) -> Result:
     left = "".join(f"; {n} {why}" for why, n in done.left.items())
+    # An undo cannot be undone: the next one takes back the action before.
+    back = "" if done.event == "undo" else f"; `valflow undo {done.run}` takes it back"
+    noun = "label" if done.changed == 1 else "labels"
     return Result(
-        f"{done.changed} labels {what}{left} (action {done.seq}; `valflow undo {done.run}` takes it back)",
+        f"{done.changed} {noun} {what}{left} (action {done.seq}{back})",
         {
             "run": done.run,
             "action": done.seq,

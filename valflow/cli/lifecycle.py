@@ -51,10 +51,10 @@ def finalize(options: Any) -> Result:
     key = record["run"]
     if record["state"] == "IN_REVIEW":
         preview = decisions.preview(key, reviewer)
-        if options.preview or not (options.yes or options.digest):
-            _say(_dialog(preview, record))
         if options.preview:
-            return Result("", _preview_document(preview))
+            return Result(_dialog(preview, record), _preview_document(preview))
+        if not (options.yes or options.digest):
+            _say(_dialog(preview, record))
         digest = options.digest or (preview.digest if options.yes or _confirmed(preview) else None)
         if digest is None:
             return Result("not confirmed; nothing was decided", {"run": key, "outcome": "not confirmed"}, 1)

@@ -25,21 +25,27 @@ _SHOWN = 3
 _TEXT_FILES = (".xml", ".yaml")
 
 
-def write(selection: Selection, label_field: str, folder: Path, form: Format, media: str) -> None:
+def write(selection: Selection, folder: Path, form: Format, media: str) -> list[list[LabelDict]]:
     """Export with FiftyOne's exporter of the format.
+
+    Returns:
+        The labels of each image, for :func:`check`.
 
     Raises:
         ExportError: the exporter gave up.
     """
     arguments: dict[str, Any] = {}
     if form.name != "fiftyone":
-        arguments["label_field"] = label_field
+        arguments["label_field"] = selection.label_field
         if form.knows_classes:
             arguments["classes"] = selection.classes
     if form.name == "coco" and media == NONE:
         arguments["abs_paths"] = True
+    labels: list[list[LabelDict]] = [[] for _ in selection.documents]
+    for place, found in selection.labels():
+        labels[place] = found
     with _temporary_dataset() as dataset, _quiet():
-        _fill(dataset, selection, label_field)
+        _fill(dataset, selection, labels)
         try:
             dataset.export(
                 export_dir=str(folder),
@@ -51,10 +57,13 @@ def write(selection: Selection, label_field: str, folder: Path, form: Format, me
         except Exception as error:  # FiftyOne's exporters raise whatever their libraries do
             raise ExportError(f"FiftyOne's exporter of {form.name!r} gave up: {error}") from error
     if form.name == "fiftyone":
-        _name_after(selection.dataset_name, folder / "metadata.json")
+        _name_after(selection.dataset.name, folder / "metadata.json")
+    return labels
 
 
-def check(selection: Selection, label_field: str, folder: Path, form: Format, media: str) -> None:
+def check(
+    selection: Selection, written: list[list[LabelDict]], folder: Path, form: Format, media: str
+) -> None:
     """Read the export with FiftyOne's importer of the format and compare.
 
     Raises:
@@ -62,7 +71,9 @@ def check(selection: Selection, label_field: str, folder: Path, form: Format, me
     """
     if not selection.documents:  # importers stumble over nothing
         return
-    found, classes = _read(label_field, folder, form)
+    if sum(map(len, written)) != selection.label_count:
+        raise _difference(f"labels: expected {selection.label_count}, found {sum(map(len, written))}")
+    found, classes = _read(selection.label_field, folder, form)
     if form.knows_classes and classes != selection.classes:
         raise _difference(f"classes: expected {', '.join(selection.classes)}, found {', '.join(classes)}")
     if media == NONE:
@@ -72,7 +83,7 @@ def check(selection: Selection, label_field: str, folder: Path, form: Format, me
         found = {os.path.basename(path): labels for path, labels in found.items()}
     if set(found) != set(names):
         raise _difference(f"samples: {_keys_that_differ(set(names), set(found))}")
-    for image, labels, size in zip(names, selection.labels, selection.sizes, strict=True):
+    for image, labels, size in zip(names, written, selection.sizes, strict=True):
         _compare(image, found[image], labels, size, form)
 
 
@@ -140,9 +151,10 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _fill(dataset: Any, selection: Selection, label_field: str) -> None:
+def _fill(dataset: Any, selection: Selection, labels: list[list[LabelDict]]) -> None:
     import fiftyone as fo
 
+    label_field = selection.label_field
     dataset.media_type = "image"
     dataset.add_sample_field("metadata", fo.EmbeddedDocumentField, embedded_doc_type=fo.ImageMetadata)
     dataset.add_sample_field(label_field, fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
@@ -153,9 +165,9 @@ def _fill(dataset: Any, selection: Selection, label_field: str) -> None:
         | {
             "_dataset_id": dataset._doc.id,
             "tags": [tag for tag in document.get("tags") or [] if tag not in WORKFLOW_TAGS],
-            label_field: DETECTIONS.empty_field([selection.cleaned(label) for label in labels]),
+            label_field: DETECTIONS.empty_field([selection.cleaned(label) for label in found]),
         }
-        for document, labels in zip(selection.documents, selection.labels, strict=True)
+        for document, found in zip(selection.documents, labels, strict=True)
     ]
     collection = database.samples_of(dataset)
     for start in range(0, len(documents), _WRITE_BATCH):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import os
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,11 @@ from typing import Any
 import numpy as np
 import orjson
 
+from valflow import database
 from valflow.errors import ExportError
 from valflow.exporting.media import NONE, place_media, unique_names
 from valflow.exporting.selecting import Selection
-from valflow.label_types import LabelDict
+from valflow.label_types import DETECTIONS, LabelDict
 
 LABELS_FILE, MEDIA_FOLDER = "labels.json", "data"
 
@@ -22,31 +25,51 @@ LABELS_FILE, MEDIA_FOLDER = "labels.json", "data"
 _NOT_ATTRIBUTES = frozenset(
     ("_id", "_cls", "tags", "attributes", "label", "bounding_box", "mask", "mask_path", "confidence", "index")
 )
+_PART = 2_000  # annotations that are written at a time
 _LEFT_OUT = frozenset(("iscrowd", "area", "visible"))
+
+
+@dataclass
+class Written:
+    """What the annotations were made from, to compare the file with.
+
+    Attributes:
+        image: position of each label's image.
+        category: position of each label's class in the class list.
+        boxes: relative ``x, y, w, h`` of each label, one after the other.
+    """
+
+    image: array[int] = field(default_factory=lambda: array("q"))
+    category: array[int] = field(default_factory=lambda: array("q"))
+    boxes: array[float] = field(default_factory=lambda: array("d"))
 
 
 def can_write(selection: Selection) -> bool:
     """Whether there are only boxes; instance masks become polygons, which FiftyOne's exporter makes."""
-    return not any(
-        label.get("mask") or label.get("mask_path") for found in selection.labels for label in found
-    )
+    path = DETECTIONS.list_path(selection.label_field)
+    masks = {"$or": [{f"{path}.mask": {"$ne": None}}, {f"{path}.mask_path": {"$ne": None}}]}
+    return database.samples_of(selection.dataset).find_one(masks, {"_id": 1}) is None
 
 
-def write(selection: Selection, folder: Path, media: str, dataset_facts: dict[str, Any]) -> None:
+def write(selection: Selection, folder: Path, media: str) -> Written:
     """Write ``labels.json`` and the images as FiftyOne's COCO exporter does.
+
+    Labels are read and written a few at a time, so the memory does not grow with their number.
 
     Args:
         selection: what to write.
         folder: where; made when missing.
         media: copy, symlink, or none (then images are named by their absolute paths).
-        dataset_facts: ``dataset.info``, of which COCO's ``info`` and ``licenses`` are taken.
+
+    Returns:
+        What was written, for :func:`check`.
     """
     folder.mkdir(parents=True)
     names = file_names(selection, media)
-    annotations = list(_annotations(selection))
-    content = {
-        "info": _facts(dataset_facts),
-        "licenses": dataset_facts.get("licenses", []),
+    facts = dict(selection.dataset.info)
+    head = {
+        "info": _info(facts),
+        "licenses": facts.get("licenses", []),
         "categories": [
             {"id": i, "name": name, "supercategory": None} for i, name in enumerate(selection.classes, 1)
         ],
@@ -61,47 +84,48 @@ def write(selection: Selection, folder: Path, media: str, dataset_facts: dict[st
             }
             for i, (name, (width, height)) in enumerate(zip(names, selection.sizes, strict=True), 1)
         ],
-        "annotations": annotations,
     }
-    (folder / LABELS_FILE).write_bytes(orjson.dumps(content, default=str, option=orjson.OPT_NON_STR_KEYS))
+    written = Written()
+    with (folder / LABELS_FILE).open("wb") as file:
+        file.write(_json(head)[:-1] + b',"annotations":[')
+        for number, part in enumerate(_annotations(selection, written)):
+            file.write((b"," if number else b"") + _json(part)[1:-1])
+        file.write(b"]}")
     if media != NONE:
         place_media(selection.paths, names, folder / MEDIA_FOLDER, media)
+    return written
 
 
-def check(selection: Selection, folder: Path, media: str) -> None:
+def check(selection: Selection, written: Written, folder: Path, media: str) -> None:
     """Read the files and compare them with what was to be written.
 
     Raises:
         ExportError: samples, labels, classes or boxes differ.
     """
     content = orjson.loads((folder / LABELS_FILE).read_bytes())
+    images, annotations = content["images"], content["annotations"]
     classes = {entry["id"]: entry["name"] for entry in content["categories"]}
     _must_equal("classes", list(classes.values()), selection.classes)
-    _must_equal("number of samples", len(content["images"]), len(selection.documents))
-    _must_equal("number of labels", len(content["annotations"]), selection.label_count)
-    names = [image["file_name"] for image in content["images"]]
+    _must_equal("number of samples", len(images), len(selection.documents))
+    _must_equal("number of labels", len(annotations), selection.label_count)
+    names = [image["file_name"] for image in images]
     _must_equal("image files", names, file_names(selection, media))
-    _must_equal("sizes", [(i["width"], i["height"]) for i in content["images"]], selection.sizes)
+    _must_equal("sizes", [(i["width"], i["height"]) for i in images], selection.sizes)
     if media != NONE:
         there = {entry.name for entry in os.scandir(folder / MEDIA_FOLDER)}
         _must_equal("images that are missing", sorted(set(names) - there), [])
-    place = {image["id"]: i for i, image in enumerate(content["images"])}
-    counts = [len(found) for found in selection.labels]
+    place = {image["id"]: i for i, image in enumerate(images)}
+    _must_equal("image of each label", [place[a["image_id"]] for a in annotations], written.image.tolist())
+    category = {number: selection.classes.index(name) for number, name in classes.items()}
     _must_equal(
-        "labels per image",
-        np.bincount([place[a["image_id"]] for a in content["annotations"]], minlength=len(counts)).tolist(),
-        counts,
+        "class of each label", [category[a["category_id"]] for a in annotations], written.category.tolist()
     )
-    labels = list(itertools.chain.from_iterable(selection.labels))
-    _must_equal(
-        "class of each label",
-        [classes[a["category_id"]] for a in content["annotations"]],
-        [label["label"] for label in labels],
-    )
-    scale = np.repeat(np.array(selection.sizes, dtype=np.float64).reshape(-1, 2), counts, axis=0)
-    found = np.array([a["bbox"] for a in content["annotations"]], dtype=np.float64).reshape(-1, 4)
-    wanted = np.array([label["bounding_box"] for label in labels], dtype=np.float64).reshape(-1, 4)
-    if not np.allclose(found, wanted * np.hstack([scale, scale]), rtol=0, atol=1e-6):
+    scale = np.array(selection.sizes, dtype=np.float64).reshape(-1, 2)[
+        np.array(written.image, dtype=np.int64)
+    ]
+    found = np.array([a["bbox"] for a in annotations], dtype=np.float64).reshape(-1, 4)
+    wanted = np.array(written.boxes).reshape(-1, 4) * np.hstack([scale, scale])
+    if not np.allclose(found, wanted, rtol=0, atol=1e-6):
         raise ExportError("the export differs from the dataset when it is read back: boxes are not the same")
 
 
@@ -112,30 +136,39 @@ def file_names(selection: Selection, media: str) -> list[str]:
     return unique_names(selection.paths)
 
 
-def _annotations(selection: Selection) -> list[dict[str, Any]]:
-    category = {name: i for i, name in enumerate(selection.classes, 1)}
+def _annotations(selection: Selection, written: Written) -> Iterator[list[dict[str, Any]]]:
+    """COCO's annotations, a few thousand at a time; ``written`` grows with them."""
+    category = {name: i for i, name in enumerate(selection.classes)}
     plain = _NOT_ATTRIBUTES | selection.hidden
-    annotations: list[dict[str, Any]] = []
-    for image_id, (labels, (width, height)) in enumerate(
-        zip(selection.labels, selection.sizes, strict=True), 1
-    ):
+    part: list[dict[str, Any]] = []
+    for place, labels in selection.labels():
+        width, height = selection.sizes[place]
         for label in labels:
             x, y, w, h = label["bounding_box"]
-            box = [x * width, y * height, w * width, h * height]
+            code = category[label["label"]]
+            written.image.append(place)
+            written.category.append(code)
+            written.boxes.extend((x, y, w, h))
+            box = (x * width, y * height, w * width, h * height)
             entry = {
-                "id": len(annotations) + 1,
-                "image_id": image_id,
-                "category_id": category[label["label"]],
+                "id": len(written.image),
+                "image_id": place + 1,
+                "category_id": code + 1,
                 "bbox": box,
                 "area": box[2] * box[3],
                 "iscrowd": 0,
             }
-            if label.get("confidence") is not None:
-                entry["score"] = label["confidence"]
+            confidence = label.get("confidence")
+            if confidence is not None:
+                entry["score"] = confidence
             if label.get("attributes") or not plain.issuperset(label):
                 _add_attributes(entry, label, plain)
-            annotations.append(entry)
-    return annotations
+            part.append(entry)
+        if len(part) >= _PART:
+            yield part
+            part = []
+    if part:
+        yield part
 
 
 def _add_attributes(entry: dict[str, Any], label: LabelDict, plain: frozenset[str]) -> None:
@@ -146,7 +179,7 @@ def _add_attributes(entry: dict[str, Any], label: LabelDict, plain: frozenset[st
     entry.update((name, value) for name, value in attributes.items() if name not in _LEFT_OUT)
 
 
-def _facts(given: dict[str, Any]) -> dict[str, Any]:
+def _info(given: dict[str, Any]) -> dict[str, Any]:
     return {
         "year": given.get("year", ""),
         "version": given.get("version", ""),
@@ -154,6 +187,10 @@ def _facts(given: dict[str, Any]) -> dict[str, Any]:
         "url": given.get("url", "https://voxel51.com/fiftyone"),
         "date_created": given.get("date_created", datetime.now().replace(microsecond=0).isoformat()),
     }
+
+
+def _json(content: Any) -> bytes:
+    return orjson.dumps(content, default=str)
 
 
 def _must_equal(what: str, found: Any, wanted: Any) -> None:

@@ -15,26 +15,31 @@ from valflow.errors import ExportError
 from valflow.label_types import DETECTIONS, WORKFLOW_ATTRIBUTES, WORKFLOW_TAGS, LabelDict
 
 _READ_BATCH = 10_000
+_SAMPLE_FIELDS = ("filepath", "metadata", "tags", "_media_type", "_rand", "created_at", "last_modified_at")
 _SHOWN = 5
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The content of one export, in the order of the dataset.
+    """The content of one export, in the order of the dataset; labels are read when they are needed.
 
     Attributes:
-        dataset_name: where it comes from.
-        documents: raw sample documents (``filepath``, ``metadata``, ``tags``, ...), without labels.
-        labels: the labels of each sample, as stored.
+        dataset: a FiftyOne dataset of images.
+        label_field: its field of Detections.
+        run_key: only labels of this run; None takes all.
+        documents: raw sample documents (``filepath``, ``metadata``, ``tags``, ...) without labels.
         sizes: width and height of each image in pixels.
+        label_count: number of labels.
         hidden: attributes of labels that belong to the workflow or to an evaluation.
         classes: the class list of the export, in order.
     """
 
-    dataset_name: str
+    dataset: Any
+    label_field: str
+    run_key: str | None
     documents: list[dict[str, Any]]
-    labels: list[list[LabelDict]]
     sizes: list[tuple[int, int]]
+    label_count: int
     hidden: frozenset[str]
     classes: list[str]
 
@@ -43,10 +48,18 @@ class Selection:
         """Path of each image."""
         return [document["filepath"] for document in self.documents]
 
-    @property
-    def label_count(self) -> int:
-        """Number of labels."""
-        return sum(map(len, self.labels))
+    def labels(self) -> Iterator[tuple[int, list[LabelDict]]]:
+        """The labels of each image as they are stored, with the image's position."""
+        places = {document["_id"]: place for place, document in enumerate(self.documents)}
+        path, collection = DETECTIONS.list_path(self.label_field), database.samples_of(self.dataset)
+        ids = list(places)
+        for start in range(0, len(ids), _READ_BATCH):
+            # By id, because samples may come and go meanwhile.
+            for document in collection.find({"_id": {"$in": ids[start : start + _READ_BATCH]}}, {path: 1}):
+                found = (document.get(self.label_field) or {}).get(DETECTIONS.list_name) or []
+                if self.run_key is not None:
+                    found = [label for label in found if label.get("run") == self.run_key]
+                yield places[document["_id"]], found
 
     def cleaned(self, label: LabelDict) -> LabelDict:
         """A label without what the workflow and evaluations wrote on it."""
@@ -64,7 +77,7 @@ def select(
     classes: Sequence[str] | None,
     with_media: bool,
 ) -> Selection:
-    """Read what is to be exported.
+    """Find out what is to be exported.
 
     Args:
         dataset: a FiftyOne dataset of images.
@@ -82,18 +95,28 @@ def select(
         ExportError: the field is not there, a label's class is not in the list, or files cannot be read.
     """
     _check_field(dataset, label_field)
+    query: dict[str, Any] = {label_field: {"$ne": None}}
+    if run_key is not None:
+        query = {f"{DETECTIONS.list_path(label_field)}.run": run_key}
+    queries = [query]
+    if sample_ids is not None:
+        ids = [ObjectId(str(i)) for i in sample_ids]
+        parts = (ids[start : start + _READ_BATCH] for start in range(0, len(ids), _READ_BATCH))
+        queries = [query | {"_id": {"$in": part}} for part in parts]
+    collection = database.samples_of(dataset)
     documents: list[dict[str, Any]] = []
-    labels: list[list[LabelDict]] = []
-    for document in _documents(dataset, label_field, run_key, sample_ids):
-        found = document.pop(label_field).get(DETECTIONS.list_name) or []
-        labels.append(found if run_key is None else [d for d in found if d.get("run") == run_key])
-        documents.append(document)
-    occurring = Counter(d.get("label") for found in labels for d in found)
+    occurring: Counter[str | None] = Counter()
+    for part in queries:
+        documents += collection.find(part, dict.fromkeys(_SAMPLE_FIELDS, 1))
+        occurring.update(_count_classes(collection, part, label_field, run_key))
     pinned = list(classes) if classes is not None else sorted(c for c in occurring if c is not None)
     _check_classes(occurring, pinned, label_field)
     if with_media:
         _check_media([document["filepath"] for document in documents])
-    return Selection(dataset.name, documents, labels, _sizes(documents), _hidden(dataset), pinned)
+    sizes = _sizes(documents)
+    return Selection(
+        dataset, label_field, run_key, documents, sizes, occurring.total(), _hidden(dataset), pinned
+    )
 
 
 def _check_field(dataset: Any, label_field: str) -> None:
@@ -109,22 +132,21 @@ def _check_field(dataset: Any, label_field: str) -> None:
         )
 
 
-def _documents(
-    dataset: Any, label_field: str, run_key: str | None, sample_ids: Sequence[Any] | None
-) -> Iterator[dict[str, Any]]:
-    query: dict[str, Any] = {label_field: {"$ne": None}}
-    if run_key is not None:
-        query = {f"{DETECTIONS.list_path(label_field)}.run": run_key}
-    fields = ("filepath", "metadata", "tags", "_media_type", "_rand", "created_at", "last_modified_at")
-    projection = dict.fromkeys((*fields, label_field), 1)
-    collection = database.samples_of(dataset)
-    if sample_ids is None:
-        yield from collection.find(query, projection)
-        return
-    wanted = [ObjectId(str(i)) for i in sample_ids]
-    for start in range(0, len(wanted), _READ_BATCH):
-        part = {"_id": {"$in": wanted[start : start + _READ_BATCH]}}
-        yield from collection.find(query | part, projection)
+def _count_classes(
+    collection: Any, query: dict[str, Any], label_field: str, run_key: str | None
+) -> Counter[str | None]:
+    path = DETECTIONS.list_path(label_field)
+    of_run = [] if run_key is None else [{"$match": {f"{path}.run": run_key}}]
+    groups = collection.aggregate(
+        [
+            {"$match": query},
+            {"$project": {"_id": 0, f"{path}.label": 1, f"{path}.run": 1}},
+            {"$unwind": f"${path}"},
+            *of_run,
+            {"$group": {"_id": f"${path}.label", "labels": {"$sum": 1}}},
+        ]
+    )
+    return Counter({group["_id"]: group["labels"] for group in groups})
 
 
 def _hidden(dataset: Any) -> frozenset[str]:

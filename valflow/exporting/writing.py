@@ -82,7 +82,7 @@ def export_labels(
     }
     made = {"run": run_key, "dataset": dataset.name, "made_at": datetime.now(UTC).isoformat()}
     with replaced(folder, entry | made) as partial:
-        _write_and_check(selection, dataset, label_field, partial, folder, form, media)
+        _write_and_check(selection, partial, folder, form, media)
         entry["files"] = sum(1 for path in partial.rglob("*") if not path.is_dir())
     return entry | {"verified": True}
 
@@ -98,14 +98,12 @@ def _check_arguments(form: Format, scope: str, media: str) -> None:
         )
 
 
-def _write_and_check(
-    selection: Selection, dataset: Any, label_field: str, partial: Path, final: Path, form: Format, media: str
-) -> None:
+def _write_and_check(selection: Selection, partial: Path, final: Path, form: Format, media: str) -> None:
     if form.name == "coco" and coco.can_write(selection):
-        coco.write(selection, partial, media, dict(dataset.info))
-        coco.check(selection, partial, media)
+        written = coco.write(selection, partial, media)
+        coco.check(selection, written, partial, media)
         return
-    by_fiftyone.write(selection, label_field, partial, form, media)
-    by_fiftyone.check(selection, label_field, partial, form, media)
+    labels = by_fiftyone.write(selection, partial, form, media)
+    by_fiftyone.check(selection, labels, partial, form, media)
     if form.has_paths:
         by_fiftyone.settle_paths(partial, final)
