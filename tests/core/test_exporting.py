@@ -280,7 +280,8 @@ def test_sizes_are_read_where_metadata_is_missing(make_dataset: Callable[..., An
     assert dataset.values("metadata") == [None]  # an export does not write to the dataset
 
 
-def test_masks_become_polygons(make_dataset: Callable[..., Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("media", ["copy", "symlink", "none"])
+def test_masks_become_polygons(make_dataset: Callable[..., Any], tmp_path: Path, media: str) -> None:
     detection = fo.Detection(
         label="cat", bounding_box=[0.2, 0.2, 0.4, 0.4], mask=np.ones((12, 16), dtype=bool)
     )
@@ -288,7 +289,7 @@ def test_masks_become_polygons(make_dataset: Callable[..., Any], tmp_path: Path)
     sample = dataset.first()
     sample["final"] = fo.Detections(detections=[detection])
     sample.save()
-    entry = export_labels(dataset, "final", "coco", tmp_path, RUN, scope="field")
+    entry = export_labels(dataset, "final", "coco", tmp_path, RUN, scope="field", media=media)
     annotation = json.loads((Path(entry["dir"]) / "labels.json").read_text())["annotations"][0]
     assert annotation["segmentation"]
 

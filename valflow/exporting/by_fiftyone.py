@@ -73,7 +73,7 @@ def check(
         return
     if sum(map(len, written)) != selection.label_count:
         raise _difference(f"labels: expected {selection.label_count}, found {sum(map(len, written))}")
-    found, classes = _read(selection.label_field, folder, form)
+    found, classes = _read(selection.label_field, folder, form, media)
     if form.knows_classes and classes != selection.classes:
         raise _difference(f"classes: expected {', '.join(selection.classes)}, found {', '.join(classes)}")
     if media == NONE:
@@ -106,10 +106,15 @@ def _name_after(dataset: str, metadata: Path) -> None:
     metadata.write_bytes(orjson.dumps(content))
 
 
-def _read(label_field: str, folder: Path, form: Format) -> tuple[dict[str, list[LabelDict]], list[str]]:
+def _read(
+    label_field: str, folder: Path, form: Format, media: str
+) -> tuple[dict[str, list[LabelDict]], list[str]]:
     """The labels by image path, and the class list, as FiftyOne's importer understands them."""
     import fiftyone as fo
 
+    arguments = form.import_arguments(label_field)
+    if form.name == "coco" and media == NONE:
+        arguments["data_path"] = str(folder)  # insists on a folder, though it needs none
     with _temporary_dataset(create=False) as name, _quiet():
         try:
             dataset = fo.Dataset.from_dir(
@@ -117,7 +122,7 @@ def _read(label_field: str, folder: Path, form: Format) -> tuple[dict[str, list[
                 dataset_type=form.fiftyone_type(),
                 name=name,
                 progress=False,
-                **form.import_arguments(label_field),
+                **arguments,
             )
         except Exception as error:  # FiftyOne's importers raise whatever their libraries do
             raise ExportError(f"the export in {form.name!r} cannot be read back: {error}") from error
@@ -158,6 +163,7 @@ def _fill(dataset: Any, selection: Selection, labels: list[list[LabelDict]]) -> 
     dataset.media_type = "image"
     dataset.add_sample_field("metadata", fo.EmbeddedDocumentField, embedded_doc_type=fo.ImageMetadata)
     dataset.add_sample_field(label_field, fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
+    dataset.info = dict(selection.dataset.info)
     dataset.classes = {label_field: selection.classes}
     dataset.save()
     documents = [

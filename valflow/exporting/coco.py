@@ -46,9 +46,9 @@ class Written:
 
 def can_write(selection: Selection) -> bool:
     """Whether there are only boxes; instance masks become polygons, which FiftyOne's exporter makes."""
-    path = DETECTIONS.list_path(selection.label_field)
-    masks = {"$or": [{f"{path}.mask": {"$ne": None}}, {f"{path}.mask_path": {"$ne": None}}]}
-    return database.samples_of(selection.dataset).find_one(masks, {"_id": 1}) is None
+    has_mask = {"$or": [{"mask": {"$ne": None}}, {"mask_path": {"$ne": None}}]}
+    query = {DETECTIONS.list_path(selection.label_field): {"$elemMatch": has_mask}}
+    return database.samples_of(selection.dataset).find_one(query, {"_id": 1}) is None
 
 
 def write(selection: Selection, folder: Path, media: str) -> Written:
