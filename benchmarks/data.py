@@ -6,6 +6,7 @@ so that the label checks have something to find.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -127,7 +128,7 @@ def _true(scenes: Scenes) -> Iterator[list[dict[str, Any]]]:
 
 def _bounds(sample: np.ndarray, samples: int) -> Iterator[tuple[int, int]]:
     edges = np.searchsorted(sample, np.arange(samples + 1)).tolist()
-    yield from zip(edges, edges[1:], strict=False)
+    yield from itertools.pairwise(edges)
 
 
 def _label(code: int, box: list[float]) -> dict[str, Any]:

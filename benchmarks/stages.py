@@ -59,7 +59,8 @@ def open_run(dataset: str, folder: Path) -> str:
     from valflow import opening
 
     opened = opening.open_run(config_of(dataset, folder))
-    assert opened.run is not None and opened.outcome == "run", opened
+    assert opened.outcome == "run", opened
+    assert opened.run is not None
     return opened.run
 
 
@@ -227,8 +228,6 @@ def _give_back_memory() -> None:
         return
 
 
-
-
 def main() -> None:
     """Measure stages of the latest run into a dataset, or of a new one."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -250,11 +249,20 @@ def main() -> None:
     costs = run_stages(run, stages, meter)
     counts = runs.load(run)["counts"]
     started = sum(psutil.Process().cpu_times()[:2]) - sum(c.cpu for c in costs.values())
-    print(json.dumps({"counts": counts, "first": first.cpu, "started": started, "costs": {k: asdict(c) for k, c in costs.items()}}))
+    print(
+        json.dumps(
+            {
+                "counts": counts,
+                "first": first.cpu,
+                "started": started,
+                "costs": {k: asdict(c) for k, c in costs.items()},
+            }
+        )
+    )
 
 
 def _run_tiny(folder: Path, meter: Meter) -> None:
-    """All stages on a few images (enough for every class to occur), so that imports and first uses are paid before anything is measured."""
+    """All stages on a few images, so that imports and first uses are paid before anything is measured."""
     import fiftyone as fo
 
     name = f"tiny_{psutil.Process().pid}"

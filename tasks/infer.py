@@ -19,7 +19,7 @@ def infer_shard(run: str, shard: int) -> dict[str, int]:
     return inference.infer_shard(run, shard)
 
 
-@task
+@task(name="finish-inference")
 def finish_inference(run: str) -> dict[str, int]:
     """Count what became of the samples; raises where too many failed."""
     counts: dict[str, int] = inference.finish_inference(runs.load(run))["counts"]

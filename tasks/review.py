@@ -24,10 +24,11 @@ class ReviewDecision(RunInput):
         description="finalize: the approved labels go through validation into the label field. discard: none does",
     )
     reviewer: str = Field(..., min_length=1, description="Your name; it is written into the run's record")
-    note: str | None = Field(None, description="Anything worth keeping with the run")
-    override: str | None = Field(None, description="Why to finalize although evidence is missing")
-    digest: str | None = Field(
-        None, description="Digest of the approval set that you saw; empty takes it as it is now"
+    # Plain texts: Prefect shows a switch between two types for anything that may be None.
+    note: str = Field("", description="Anything worth keeping with the run")
+    override: str = Field("", description="Why to finalize although evidence is missing")
+    digest: str = Field(
+        "", description="Digest of the approval set that you saw; empty takes it as it is now"
     )
 
 
@@ -55,11 +56,22 @@ def ask_for_decision(run: str) -> bool:
     if runs.load(run)["state"] != State.IN_REVIEW.value:
         return True
     try:
-        decisions.submit(run, decisions.Decision(**answer.model_dump(), via="prefect"))
+        decisions.submit(run, _as_decision(answer))
     except (DecisionRefused, LabelsVanished) as refusal:
         get_run_logger().warning("review: %s", refusal)
         decisions.reopen(runs.load(run), reason=str(refusal), actor=answer.reviewer)
     return True
+
+
+def _as_decision(answer: ReviewDecision) -> decisions.Decision:
+    return decisions.Decision(
+        answer.decision,
+        answer.reviewer,
+        answer.note or None,
+        answer.override or None,
+        answer.digest or None,
+        via="prefect",
+    )
 
 
 def _suspend(record: runs.Record) -> ReviewDecision:

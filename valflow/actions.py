@@ -15,13 +15,14 @@ from bson import ObjectId
 from bson.errors import InvalidId
 from pymongo import ReturnDocument, UpdateOne
 
-from valflow import database, ledger, runs
+from valflow import database, ledger, problem_tags, runs
 from valflow.errors import IllegalTransition, SelectionError
-from valflow.label_types import APPROVED, REJECTED, WORKFLOW_TAGS, label_type_of
+from valflow.label_types import APPROVED, REJECTED, WORKFLOW_TAGS
 from valflow.ledger import UNDECIDED, Expression, map_labels, state_change, state_restored
 from valflow.states import State
 
 POLICY = "policy"
+MACHINE = (POLICY, "system")
 # A freeze takes seconds; one older than this belongs to a process that died.
 FREEZE_EXPIRES = timedelta(minutes=5)
 UNDOABLE = ("approve", "reject", "judge", "reset", "tag")
@@ -61,10 +62,11 @@ class Selection:
 
     def describe(self) -> dict[str, Any]:
         """The conditions that were given, for records and messages."""
+        # By identity: a confidence of 0 is a bound, but equal to False.
         return {
             k: list(v) if isinstance(v, tuple) else v
             for k, v in asdict(self).items()
-            if v not in ((), None, False)
+            if v is not None and v is not False and v != ()
         }
 
     def document_query(self) -> dict[str, Any]:
@@ -132,6 +134,18 @@ def object_ids(ids: Sequence[str], what: str) -> list[ObjectId]:
         raise SelectionError(f"a {what} id has 24 hexadecimal digits, found {list(ids)[:3]}") from None
 
 
+def check_person(name: str) -> None:
+    """Refuse names that the history and the ledger use for the machine.
+
+    Raises:
+        SelectionError: the name is one of them.
+    """
+    if name.strip().lower() in MACHINE:
+        raise SelectionError(
+            f"{name.strip()!r} is the name of the machine in every record; give a person's name"
+        )
+
+
 def approve(run: str, selection: Selection, reviewer: str) -> ActionResult:
     """Approve the selected labels.
 
@@ -143,9 +157,11 @@ def approve(run: str, selection: Selection, reviewer: str) -> ActionResult:
         IllegalTransition: the run is not in review.
     """
     may: Expression = {"$eq": ["$$l.state", UNDECIDED]}
-    if not selection.label_ids:
+    if selection.label_ids:
+        change = {**state_change(APPROVED, 0, "invalid"), "invalid": []}
+    else:
         may = {"$and": [may, {"$eq": ["$$l.invalid", []]}]}
-    change = {**state_change(APPROVED, 0), "invalid": []}
+        change = state_change(APPROVED, 0)
     return _decide(run, "approve", selection, reviewer, may, change)
 
 
@@ -181,6 +197,7 @@ def undo(run: str, reviewer: str) -> ActionResult:
         SelectionError: there is no such action.
         IllegalTransition: the run is not in review.
     """
+    check_person(reviewer)
     record = runs.load(run)
     last = database.actions().find_one(
         {"run": record["run"], "event": {"$in": UNDOABLE}, "actor": {"$ne": POLICY}, "undone_by": None},
@@ -197,15 +214,15 @@ def undo(run: str, reviewer: str) -> ActionResult:
     changed = ledger.count_labels(record["run"], {"action": target})
     database.ledger().update_many(
         {"run": record["run"], "labels.action": target},
-        [map_labels({"$eq": ["$$l.action", target]}, state_restored()), {"$set": {"dirty": True}}],
+        [map_labels({"$eq": ["$$l.action", target]}, state_restored(target, seq)), {"$set": {"dirty": seq}}],
     )
-    dataset = _dataset(record)
+    dataset = database.dataset_of(record)
     if last["event"] == "tag":
-        changed = _untag(record, dataset, last["selector"]["tag"], target)
+        changed = problem_tags.take_off(record, dataset, last["selector"]["tag"], target)
     if last["event"] == "judge":
         database.audits().update_many(
             {"run": record["run"]},
-            {"$set": {"items.$[i].verdict": None, "items.$[i].action": None}},
+            {"$set": {f"items.$[i].{key}": None for key in ("verdict", "reviewer", "time", "action")}},
             array_filters=[{"i.action": target}],
         )
     ledger.mirror_tags(record, dataset)
@@ -226,10 +243,13 @@ def tag(run: str, name: str, selection: Selection, reviewer: str, note: str | No
     Raises:
         SelectionError: no label is selected, or the tag is one of the workflow's own.
     """
+    check_person(reviewer)
     if not name.strip() or name in WORKFLOW_TAGS:
         raise SelectionError(
             f"expected a problem tag or one of your own, found {name!r}; {', '.join(WORKFLOW_TAGS)} are the workflow's"
         )
+    run = runs.load(run)["run"]
+    _check_known(run, selection)
     if not _count(run, selection, {"$ne": ["$$l._id", None]}):
         raise SelectionError(_nothing_selected(run, selection, "tagged"))
     record = _begin(run)
@@ -237,39 +257,44 @@ def tag(run: str, name: str, selection: Selection, reviewer: str, note: str | No
     record_action(record, "tag", reviewer, {"tag": name, "note": note, **selection.describe()})
     if name not in record.get("own_tags", []):
         database.runs().update_one({"run": run}, {"$addToSet": {"own_tags": name}})
-    dataset = _dataset(record)
+    dataset = database.dataset_of(record)
     added = {"tags": {"$concatArrays": ["$$l.tags", [{"tag": {"$literal": name}, "action": seq}]]}}
     new = {"$not": [{"$in": [{"$literal": name}, "$$l.tags.tag"]}]}
     database.ledger().update_many(
         {"run": run, **selection.document_query()},
         [map_labels({"$and": [selection.condition(), new]}, added)],
     )
-    _write_problem_tag(record, dataset, name, seq)
-    changed = _tagged(run, seq)
-    return ActionResult(run, seq, "tag", changed, {})
+    problem_tags.put_on(record, dataset, name, seq)
+    return ActionResult(run, seq, "tag", problem_tags.labels_tagged(run, seq), {})
 
 
 def judge_labels(
     run: str, reviewer: str, wrong: Sequence[ObjectId], unsure: Sequence[ObjectId], audit: Any
 ) -> int:
-    """Act on audit verdicts: wrong labels are rejected, unsure ones go back to the queue. Returns the action."""
+    """Act on audit verdicts: wrong labels are rejected, unsure ones go back to the queue. Returns the action.
+
+    A label that somebody rejected since the draw stays rejected.
+    """
     record = _begin(run)
     seq = record["action_seq"]
     record_action(
         record, "judge", reviewer, {"audit": str(audit), "wrong": len(wrong), "unsure": len(unsure)}
     )
     updates = []
-    for ids, state in ((list(wrong), REJECTED), (list(unsure), UNDECIDED)):
+    for ids, state, may in (
+        (list(wrong), REJECTED, {"$ne": ["$$l.state", REJECTED]}),
+        (list(unsure), UNDECIDED, {"$eq": ["$$l.state", APPROVED]}),
+    ):
         holders: Any = (
             database.ledger().find({"run": run, "labels._id": {"$in": ids}}, {"labels._id": 1}) if ids else []
         )
         for holder in holders:
             mine = [e["_id"] for e in holder["labels"] if e["_id"] in ids]
-            stage = map_labels({"$in": ["$$l._id", mine]}, state_change(state, seq))
-            updates.append(UpdateOne({"_id": holder["_id"]}, [stage, {"$set": {"dirty": True}}]))
+            stage = map_labels({"$and": [{"$in": ["$$l._id", mine]}, may]}, state_change(state, seq))
+            updates.append(UpdateOne({"_id": holder["_id"]}, [stage, {"$set": {"dirty": seq}}]))
     if updates:
         database.ledger().bulk_write(updates)
-        ledger.mirror_tags(record, _dataset(record))
+        ledger.mirror_tags(record, database.dataset_of(record))
     return seq
 
 
@@ -293,14 +318,15 @@ def record_policy_action(run: str, thresholds: dict[str, Any]) -> None:
 def withdraw_failing(run: str, failing: dict[ObjectId, dict[ObjectId, list[str]]]) -> int:
     """The gate's action: labels that failed validation are marked and wait for a person again."""
     record = _begin(run)
+    seq = record["action_seq"]
     record_action(record, "refuse", POLICY, {"labels": sum(len(v) for v in failing.values())})
-    ledger.mark_invalid(run, failing)
+    ledger.mark_invalid(run, failing, seq)
     for sample_id, labels in failing.items():
         condition = {"$and": [{"$in": ["$$l._id", list(labels)]}, {"$eq": ["$$l.state", APPROVED]}]}
-        stage = map_labels(condition, state_change(UNDECIDED, record["action_seq"]))
-        database.ledger().update_one({"run": run, "sample_id": sample_id}, [stage, {"$set": {"dirty": True}}])
-    ledger.mirror_tags(record, _dataset(record))
-    return record["action_seq"]
+        stage = map_labels(condition, state_change(UNDECIDED, seq))
+        database.ledger().update_one({"run": run, "sample_id": sample_id}, [stage, {"$set": {"dirty": seq}}])
+    ledger.mirror_tags(record, database.dataset_of(record))
+    return seq
 
 
 def history_of(run: str) -> list[dict[str, Any]]:
@@ -311,7 +337,9 @@ def history_of(run: str) -> list[dict[str, Any]]:
 def _decide(
     run: str, event: str, selection: Selection, reviewer: str, may: Expression, change: Expression
 ) -> ActionResult:
+    check_person(reviewer)
     run = runs.load(run)["run"]
+    _check_known(run, selection)
     selected = _count(run, selection, {"$ne": ["$$l._id", None]})
     if not _count(run, selection, may):
         raise SelectionError(
@@ -323,9 +351,9 @@ def _decide(
     condition = {"$and": [selection.condition(), may]}
     database.ledger().update_many(
         {"run": run, **selection.document_query()},
-        [map_labels(condition, {**change, "action": seq}), {"$set": {"dirty": True}}],
+        [map_labels(condition, {**change, "action": seq}), {"$set": {"dirty": seq}}],
     )
-    ledger.mirror_tags(record, _dataset(record))
+    ledger.mirror_tags(record, database.dataset_of(record))
     changed = ledger.count_labels(run, {"action": seq})
     left = {"left as they are": selected - changed} if selected > changed else {}
     return ActionResult(run, seq, event, changed, left)
@@ -385,78 +413,38 @@ def _count(run: str, selection: Selection, may: Expression) -> int:
     return ledger.count_where({"run": run, **selection.document_query()}, condition)
 
 
+def _check_known(run: str, selection: Selection) -> None:
+    """Refuse a selection that names classes, labels or samples without labels in the run.
+
+    Raises:
+        SelectionError: names what is not there.
+    """
+    documents = database.ledger()
+    lost = [
+        c for c in selection.classes if not documents.find_one({"run": run, "labels.label": c}, {"_id": 1})
+    ]
+    if lost:
+        known = [r["label"] for r in ledger.class_table(run)]
+        raise SelectionError(
+            f"run {run} has no labels of class {', '.join(lost)}; its classes: {', '.join(known[:30])}"
+        )
+    wanted = object_ids(selection.label_ids, "label")
+    found: Any = (
+        documents.find({"run": run, "labels._id": {"$in": wanted}}, {"labels._id": 1}) if wanted else []
+    )
+    there = {entry["_id"] for document in found for entry in document["labels"]}
+    lost = [str(i) for i in wanted if i not in there]
+    if lost:
+        raise SelectionError(f"run {run} has no label {', '.join(lost[:5])}; nothing was changed")
+    wanted = object_ids(selection.sample_ids, "sample")
+    lost = [
+        str(i)
+        for i in wanted
+        if not documents.find_one({"run": run, "sample_id": i, "labels.0": {"$exists": True}})
+    ]
+    if lost:
+        raise SelectionError(f"run {run} has no labels on sample {', '.join(lost[:5])}; nothing was changed")
+
+
 def _nothing_selected(run: str, selection: Selection, what: str) -> str:
-    known = {r["label"]: r["total"] for r in ledger.class_table(run)}
-    missing = [c for c in selection.classes if c not in known]
-    if missing:
-        return f"run {run} has no labels of class {', '.join(missing)}; its classes: {', '.join(list(known)[:30])}"
     return f"no label of run {run} matches {selection.describe()} and can be {what}; nothing was changed"
-
-
-def _dataset(record: runs.Record) -> Any:
-    import fiftyone as fo
-
-    return fo.load_dataset(record["dataset"])
-
-
-def _tagged(run: str, seq: int) -> int:
-    return ledger.count_where({"run": run, "labels.tags.action": seq}, {"$in": [seq, "$$l.tags.action"]})
-
-
-def _write_problem_tag(record: runs.Record, dataset: Any, name: str, seq: int) -> None:
-    """Put the tag of action ``seq`` on the visible labels and on their samples."""
-    path = label_type_of(record).list_path(record["staging_field"])
-    samples = database.samples_of(dataset)
-    updates, had = [], []
-    holders = database.ledger().find(
-        {"run": record["run"], "labels.tags.action": seq}, {"sample_id": 1, "labels._id": 1, "labels.tags": 1}
-    )
-    for holder in holders:
-        ids = [e["_id"] for e in holder["labels"] if any(t["action"] == seq for t in e["tags"])]
-        updates.append(
-            UpdateOne(
-                {"_id": holder["sample_id"]},
-                {
-                    "$addToSet": {"tags": name, f"{path}.$[d].tags": name},
-                    "$currentDate": {"last_modified_at": True},
-                },
-                array_filters=[{"d._id": {"$in": ids}}],
-            )
-        )
-        had.append(holder["sample_id"])
-    if not updates:
-        return
-    # Samples that carried the tag before keep it on undo.
-    before = samples.distinct("_id", {"_id": {"$in": had}, "tags": name})
-    database.ledger().update_many(
-        {"run": record["run"], "labels.tags.action": seq, "sample_id": {"$nin": before}},
-        {"$addToSet": {"sample_tags": {"tag": name, "action": seq}}},
-    )
-    # A sample whose review field is gone cannot take label tags; its own tag still says it.
-    samples.bulk_write(updates, ordered=False)
-    dataset.reload()
-
-
-def _untag(record: runs.Record, dataset: Any, name: str, seq: int) -> int:
-    changed = _tagged(record["run"], seq)
-    path = label_type_of(record).list_path(record["staging_field"])
-    updates = []
-    for holder in database.ledger().find({"run": record["run"], "labels.tags.action": seq}):
-        ids = [e["_id"] for e in holder["labels"] if any(t["action"] == seq for t in e["tags"])]
-        pull: dict[str, Any] = {f"{path}.$[d].tags": name}
-        if {"tag": name, "action": seq} in holder.get("sample_tags", []):
-            pull["tags"] = name
-        updates.append(
-            UpdateOne(
-                {"_id": holder["sample_id"]},
-                {"$pull": pull, "$currentDate": {"last_modified_at": True}},
-                array_filters=[{"d._id": {"$in": ids}}],
-            )
-        )
-    if updates:
-        database.samples_of(dataset).bulk_write(updates, ordered=False)
-    database.ledger().update_many(
-        {"run": record["run"], "labels.tags.action": seq},
-        {"$pull": {"labels.$[].tags": {"action": seq}, "sample_tags": {"action": seq}}},
-    )
-    return changed

@@ -13,7 +13,7 @@ from bson import ObjectId
 from valflow import actions, database, ledger, runs
 from valflow.certify.bounds import smallest_sample, upper_bound
 from valflow.errors import AuditError
-from valflow.label_types import APPROVED, label_type_of
+from valflow.label_types import APPROVED, REJECTED, label_type_of
 from valflow.report.formats import percent_at_most
 
 SPOT_CHECK = "spot_check"
@@ -36,8 +36,11 @@ def draw(run: str, reviewer: str, *, size: int | None = None, seed: int | None =
         seed: makes the draw repeatable; by default a new random one, written down.
 
     Raises:
-        AuditError: nothing is approved, or an audit is still being judged.
+        AuditError: nothing is approved, size or seed are out of range, or the last audit covers it all.
     """
+    actions.check_person(reviewer)
+    if seed is not None and not 0 <= seed < 2**63:
+        raise AuditError(f"expected a seed from 0 to 2^63 - 1, found {seed}")
     record = runs.load(run)
     actions.require_review(record)
     last = latest(record["run"])
@@ -88,6 +91,7 @@ def judge(run: str, verdicts: Mapping[int, str], reviewer: str) -> Audit:
     Raises:
         AuditError: there is no draw, a number was not drawn or is judged already, or a verdict is unknown.
     """
+    actions.check_person(reviewer)
     record = runs.load(run)
     actions.require_review(record)
     audit = latest(record["run"])
@@ -139,9 +143,20 @@ def latest(run: str) -> Audit | None:
 def approved_since(record: runs.Record, audit: Audit) -> int:
     """Number of labels approved after the draw, about which the audit says nothing."""
     after = audit["drawn_after_action"]
+    # What an undo brought back was not there at the draw if the action that it took back came before the draw.
+    gone = {"of": {"$lte": after}, "at": {"$gt": after}}
+    brought_back = {
+        "$filter": {
+            "input": {"$ifNull": ["$$l.returned", []]},
+            "as": "r",
+            "cond": {"$and": [{"$lte": ["$$r.of", after]}, {"$gt": ["$$r.at", after]}]},
+        }
+    }
+    new = {"$or": [{"$gt": ["$$l.action", after]}, {"$gt": [{"$size": brought_back}, 0]}]}
+    holds = {"$or": [{"action": {"$gt": after}}, {"returned": {"$elemMatch": gone}}]}
     return ledger.count_where(
-        {"run": record["run"], "labels": {"$elemMatch": {"state": APPROVED, "action": {"$gt": after}}}},
-        {"$and": [{"$eq": ["$$l.state", APPROVED]}, {"$gt": ["$$l.action", after]}]},
+        {"run": record["run"], "labels": {"$elemMatch": {"state": APPROVED, **holds}}},
+        {"$and": [{"$eq": ["$$l.state", APPROVED]}, new]},
     )
 
 
@@ -194,10 +209,26 @@ def items_with_labels(record: runs.Record, audit: Audit) -> list[dict[str, Any]]
         paths[sample["_id"]] = sample["filepath"]
         staged = (sample.get(staging) or {}).get(label_type.list_name) or []
         labels.update({d["_id"]: d for d in staged if d["_id"] in wanted})
+    labels = {**_rejected(record["run"], wanted - labels.keys()), **labels}
     lost = [str(i["label_id"]) for i in audit["items"] if i["label_id"] not in labels]
     if lost:
         raise AuditError(
             f"{len(lost)} drawn labels are gone from {record['dataset']}.{staging}: {', '.join(lost[:3])}; "
             "bring them back, or reject them by id and draw again"
         )
-    return [{**i, "label": labels[i["label_id"]], "filepath": paths[i["sample_id"]]} for i in audit["items"]]
+    return [
+        {**i, "label": labels[i["label_id"]], "filepath": paths.get(i["sample_id"], "")}
+        for i in audit["items"]
+    ]
+
+
+def _rejected(run: str, wanted: set[ObjectId]) -> dict[ObjectId, dict[str, Any]]:
+    """Drawn labels that were deleted, but on record: they are judged as they were predicted."""
+    query = {"run": run, "labels": {"$elemMatch": {"_id": {"$in": list(wanted)}, "state": REJECTED}}}
+    documents = database.ledger().find(query, {"labels._id": 1, "labels.state": 1, "predicted": 1})
+    return {
+        entry["_id"]: predicted
+        for document in documents
+        for entry, predicted in zip(document["labels"], document["predicted"], strict=True)
+        if entry["_id"] in wanted and entry["state"] == REJECTED
+    }

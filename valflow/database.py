@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from bson import ObjectId
 from pymongo import ASCENDING, DESCENDING
 from pymongo.errors import PyMongoError
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 # FiftyOne garbage-collects collections named samples.*, frames.*, patches.* and clips.*; these are safe.
 RUNS = "valflow_runs"
+TARGETS = "valflow_targets"
 LEDGER = "valflow_ledger"
 ACTIONS = "valflow_actions"
 AUDITS = "valflow_audits"
@@ -51,6 +53,11 @@ def runs() -> Collection[dict[str, Any]]:
     return connection()[RUNS]
 
 
+def targets() -> Collection[dict[str, Any]]:
+    """The samples that a run has to look at: one document per shard, written before anything else."""
+    return connection()[TARGETS]
+
+
 def ledger() -> Collection[dict[str, Any]]:
     """One document per run and sample: the truth about every label."""
     return connection()[LEDGER]
@@ -64,6 +71,20 @@ def actions() -> Collection[dict[str, Any]]:
 def audits() -> Collection[dict[str, Any]]:
     """Random draws and their verdicts."""
     return connection()[AUDITS]
+
+
+def dataset_of(record: dict[str, Any]) -> Any:
+    """The FiftyOne dataset of a run, under whatever name it has now.
+
+    Raises:
+        DatabaseError: it was deleted; a new one of its name is another dataset.
+    """
+    import fiftyone as fo
+
+    document = connection()["datasets"].find_one({"_id": ObjectId(record["dataset_id"])}, {"name": 1})
+    if document is None:
+        raise DatabaseError(f"the dataset {record['dataset']!r} of run {record['run']} was deleted")
+    return fo.load_dataset(document["name"])
 
 
 def samples_of(dataset: Any) -> Collection[dict[str, Any]]:
@@ -98,7 +119,8 @@ def _create_indexes(db: Database[dict[str, Any]]) -> None:
         partialFilterExpression={"flow_run_id": {"$type": "string"}},
     )
     db[RUNS].create_index([("created_at", DESCENDING)])
+    db[TARGETS].create_index([("run", ASCENDING), ("shard", ASCENDING)], unique=True)
     db[LEDGER].create_index([("run", ASCENDING), ("sample_id", ASCENDING)], unique=True)
-    db[LEDGER].create_index([("run", ASCENDING), ("shard", ASCENDING), ("status", ASCENDING)])
+    db[LEDGER].create_index([("run", ASCENDING), ("status", ASCENDING)])
     db[ACTIONS].create_index([("run", ASCENDING), ("seq", ASCENDING)], unique=True)
     db[AUDITS].create_index([("run", ASCENDING), ("drawn_at", DESCENDING)])

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import uuid
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from bson.codec_options import CodecOptions
-from bson.raw_bson import RawBSONDocument
 from pymongo import ReturnDocument
 
 from valflow import actions, audits, checklist, database, ledger, runs
-from valflow.errors import DecisionRefused, IllegalTransition, LabelsVanished
-from valflow.label_types import APPROVED, REJECTED, WORKFLOW_TAGS, label_type_of
+from valflow.errors import DatabaseError, DecisionRefused, IllegalTransition
+from valflow.freezing import digest_of, freeze_labels, frozen_counts
+from valflow.label_types import APPROVED, REJECTED
 from valflow.states import Event, State
+
+# Fewer characters of a digest confirm nothing.
+SHORTEST_DIGEST = 8
 
 
 @dataclass(frozen=True)
@@ -125,11 +126,10 @@ def discard(run: str, decision: Decision) -> runs.Record:
 
 def drop_staging(record: runs.Record) -> None:
     """Remove the review field of a run that has ended; already gone is fine."""
-    import fiftyone as fo
-
-    if not fo.dataset_exists(record["dataset"]):
+    try:
+        dataset = database.dataset_of(record)
+    except DatabaseError:
         return
-    dataset = fo.load_dataset(record["dataset"])
     dataset.reload()
     if dataset.has_field(record["staging_field"]):
         dataset.delete_sample_field(record["staging_field"])
@@ -148,32 +148,13 @@ def reopen(
     )
 
 
-def digest_of(run: str, token: str) -> tuple[str, int, int]:
-    """``(digest, labels, samples)`` of a frozen approval set: SHA-256 over its raw BSON, in order of sample ids."""
-    raw: Any = database.ledger().with_options(CodecOptions(document_class=RawBSONDocument))
-    sha, labels, samples = hashlib.sha256(), 0, 0
-    pipeline: list[dict[str, Any]] = [
-        {"$match": {"run": run, "frozen.token": token, "frozen.labels.0": {"$exists": True}}},
-        {"$sort": {"sample_id": 1}},
-        {
-            "$project": {
-                "_id": 0,
-                "n": {"$size": "$frozen.labels"},
-                "sample_id": 1,
-                "labels": "$frozen.labels",
-            }
-        },
-    ]
-    for document in raw.aggregate(pipeline, allowDiskUse=True):
-        sha.update(document.raw)
-        labels += document["n"]
-        samples += 1
-    return sha.hexdigest(), labels, samples
-
-
 def _check_reviewer(record: runs.Record, decision: Decision) -> None:
     reviewer = decision.reviewer.strip()
     allowed = record["config"]["review"]["reviewers"]
+    if decision.via != actions.POLICY and reviewer.lower() in actions.MACHINE:
+        raise DecisionRefused(
+            f"{reviewer!r} is the name of the machine in every record; give a person's name"
+        )
     if not reviewer:
         raise DecisionRefused(
             "a decision needs the name of its reviewer: --reviewer NAME or VALFLOW_REVIEWER"
@@ -183,14 +164,18 @@ def _check_reviewer(record: runs.Record, decision: Decision) -> None:
 
 
 def _check_decision(record: runs.Record, decision: Decision, frozen: Preview) -> None:
-    if decision.digest is not None and not frozen.digest.startswith(decision.digest):
+    if decision.digest is not None and len(decision.digest.strip()) < SHORTEST_DIGEST:
+        raise DecisionRefused(
+            f"expected at least {SHORTEST_DIGEST} characters of the digest, found {decision.digest!r}"
+        )
+    if decision.digest is not None and not frozen.digest.startswith(decision.digest.strip()):
         raise DecisionRefused(
             f"the approval set has changed since you saw it: you confirmed {decision.digest[:12]}, it is "
             f"{frozen.digest[:12]} now ({frozen.labels} labels); look again and confirm what is there"
         )
     if frozen.labels == 0:
         raise DecisionRefused(f"run {record['run']} has no approved labels; approve some, or discard the run")
-    if frozen.missing and not decision.override:
+    if frozen.missing and not (decision.override or "").strip():
         raise DecisionRefused(
             "evidence is missing: "
             + "; ".join(frozen.missing)
@@ -273,8 +258,9 @@ def _claim_freeze(record: runs.Record, reviewer: str) -> runs.Record:
         return claimed
     current = runs.load(record["run"])
     if current["state"] == State.IN_REVIEW.value:
+        who = (current.get("freezing") or {}).get("by", "somebody")  # who may have finished by now
         raise IllegalTransition(
-            f"run {current['run']} is being confirmed by {current['freezing']['by']} just now; try again in a moment"
+            f"run {current['run']} is being confirmed by {who} just now; try again in a moment"
         )
     decision = current.get("decision")
     said = f": {decision['reviewer']} decided to {decision['decision']} it" if decision else ""
@@ -290,13 +276,8 @@ def _release_freeze(record: runs.Record) -> None:
 
 
 def _freeze(record: runs.Record, reviewer: str) -> Preview:
-    import fiftyone as fo
-
-    dataset = fo.load_dataset(record["dataset"])
     token = record["freezing"]["token"]
-    _adopt_drawn_labels(record, dataset, reviewer)
-    _copy_decided_labels(record, dataset, token)
-    _check_nothing_vanished(record, token)
+    freeze_labels(record, database.dataset_of(record), token, reviewer)
     digest, labels, samples = digest_of(record["run"], token)
     table = ledger.class_table(record["run"], record["thresholds"])
     items = checklist.evidence(record, table)
@@ -305,8 +286,8 @@ def _freeze(record: runs.Record, reviewer: str) -> Preview:
         label_field=record["label_field"],
         labels=labels,
         samples=samples,
-        per_class=_frozen_counts(record["run"], token, "label"),
-        by_source=_frozen_counts(record["run"], token, "source"),
+        per_class=frozen_counts(record["run"], token, "label"),
+        by_source=frozen_counts(record["run"], token, "source"),
         rejected=sum(r[REJECTED] for r in table),
         undecided=sum(r[ledger.UNDECIDED] for r in table),
         digest=digest,
@@ -315,184 +296,3 @@ def _freeze(record: runs.Record, reviewer: str) -> Preview:
         missing=checklist.missing(items) if record["config"]["review"]["required"] else [],
         class_table=table,
     )
-
-
-def _adopt_drawn_labels(record: runs.Record, dataset: Any, reviewer: str) -> None:
-    """Labels that a person drew in the review field enter the ledger, approved by whoever confirms them."""
-    path = label_type_of(record).list_path(record["staging_field"])
-    seq = record["action_seq"]
-    known = {"$ifNull": ["$labels._id", []]}
-    drawn = {"$filter": {"input": "$$new.staged", "as": "d", "cond": {"$not": [{"$in": ["$$d._id", known]}]}}}
-    entry = {
-        "_id": "$$d._id",
-        "label": "$$d.label",
-        "confidence": {"$ifNull": ["$$d.confidence", None]},
-        "state": APPROVED,
-        "action": seq,
-        "prev": [],
-        "invalid": [],
-        "tags": [],
-        "drawn_by": {"$literal": reviewer},
-    }
-    entries = {"$map": {"input": drawn, "as": "d", "in": entry}}
-    database.run_to_end(
-        database.samples_of(dataset).aggregate(
-            [
-                {"$match": {f"{path}.0": {"$exists": True}}},
-                {
-                    "$project": {
-                        "_id": 0,
-                        "run": {"$literal": record["run"]},
-                        "sample_id": "$_id",
-                        "staged": f"${path}",
-                    }
-                },
-                {
-                    "$merge": {
-                        "into": database.LEDGER,
-                        "on": ["run", "sample_id"],
-                        "whenMatched": [
-                            {
-                                "$set": {
-                                    "labels": {"$concatArrays": [{"$ifNull": ["$labels", []]}, entries]},
-                                    "predicted": {"$concatArrays": [{"$ifNull": ["$predicted", []]}, drawn]},
-                                }
-                            }
-                        ],
-                        "whenNotMatched": "discard",
-                    }
-                },
-            ]
-        )
-    )
-    adopted = ledger.count_labels(record["run"], {"action": seq})
-    if adopted:
-        actions.record_action(record, "draw", reviewer, {"labels": adopted})
-
-
-def _copy_decided_labels(record: runs.Record, dataset: Any, token: str) -> None:
-    """Copy every approved label, as it stands in the review field, into the ledger. Server-side.
-
-    State from the ledger, content from the field, joined by label id.
-    """
-    label_type = label_type_of(record)
-    path = label_type.list_path(record["staging_field"])
-    policy = [a["seq"] for a in actions.history_of(record["run"]) if a["actor"] == actions.POLICY]
-    compared = ("label", *label_type.geometry)
-    edited = {"$or": [{"$ne": [f"$$d.{a}", f"$$was.{a}"]} for a in compared]}
-    source = {
-        "$switch": {
-            "branches": [
-                {"case": {"$gt": ["$$e.drawn_by", None]}, "then": "human"},
-                {"case": edited, "then": "edited"},
-                {"case": {"$in": ["$$e.action", policy]}, "then": "auto"},
-            ],
-            "default": "human",
-        }
-    }
-    tags = {
-        "$filter": {
-            "input": {"$ifNull": ["$$d.tags", []]},
-            "as": "t",
-            "cond": {"$not": [{"$in": ["$$t", list(WORKFLOW_TAGS)]}]},
-        }
-    }
-    final = {
-        "$let": {
-            "vars": {"i": {"$indexOfArray": ["$labels._id", "$$d._id"]}},
-            "in": {
-                "$let": {
-                    "vars": {
-                        "e": {"$arrayElemAt": ["$labels", "$$i"]},
-                        "was": {"$arrayElemAt": ["$predicted", "$$i"]},
-                    },
-                    "in": {
-                        "$mergeObjects": [
-                            "$$d",
-                            {"tags": tags, "run": {"$literal": record["run"]}, "source": source},
-                        ]
-                    },
-                }
-            },
-        }
-    }
-    approved = {"$filter": {"input": "$labels", "as": "l", "cond": {"$eq": ["$$l.state", APPROVED]}}}
-    chosen = {
-        "$let": {
-            "vars": {"ids": {"$map": {"input": approved, "as": "l", "in": "$$l._id"}}},
-            "in": {"$filter": {"input": "$$new.staged", "as": "d", "cond": {"$in": ["$$d._id", "$$ids"]}}},
-        }
-    }
-    kept = {"$filter": {"input": "$labels", "as": "l", "cond": {"$ne": ["$$l.state", REJECTED]}}}
-    vanished = {"$setDifference": [{"$map": {"input": kept, "as": "l", "in": "$$l._id"}}, "$$new.staged._id"]}
-    frozen = {
-        "token": token,
-        "labels": {"$map": {"input": chosen, "as": "d", "in": final}},
-        "vanished": vanished,
-    }
-    database.run_to_end(
-        database.samples_of(dataset).aggregate(
-            [
-                {"$match": {path: {"$exists": True}}},
-                {
-                    "$project": {
-                        "_id": 0,
-                        "run": {"$literal": record["run"]},
-                        "sample_id": "$_id",
-                        "staged": f"${path}",
-                    }
-                },
-                {
-                    "$merge": {
-                        "into": database.LEDGER,
-                        "on": ["run", "sample_id"],
-                        "whenMatched": [{"$set": {"frozen": frozen}}],
-                        "whenNotMatched": "discard",
-                    }
-                },
-            ]
-        )
-    )
-
-
-def _check_nothing_vanished(record: runs.Record, token: str) -> None:
-    lost: list[str] = []
-    for document in database.ledger().find(
-        {
-            "run": record["run"],
-            "labels.0": {"$exists": True},
-            "$or": [{"frozen.token": {"$ne": token}}, {"frozen.vanished.0": {"$exists": True}}],
-        },
-        {
-            "sample_id": 1,
-            "labels._id": 1,
-            "labels.state": 1,
-            "labels.label": 1,
-            "frozen.token": 1,
-            "frozen.vanished": 1,
-        },
-    ):
-        frozen = document.get("frozen") or {}
-        gone = frozen.get("vanished") if frozen.get("token") == token else None
-        for entry in document["labels"]:
-            if (gone is None and entry["state"] != REJECTED) or (gone and entry["_id"] in gone):
-                lost.append(f"{entry['_id']} ({entry['label']}, sample {document['sample_id']})")
-    if lost:
-        raise LabelsVanished(
-            f"{len(lost)} labels are gone from {record['dataset']}.{record['staging_field']} although nobody rejected "
-            f"them: {', '.join(lost[:5])}{' …' if len(lost) > 5 else ''}. Nothing was finalized. Reject them by id if "
-            f"that was meant (`valflow reject {record['run']} --label ID`), or bring the field back"
-        )
-
-
-def _frozen_counts(run: str, token: str, attribute: str) -> dict[str, int]:
-    groups = database.ledger().aggregate(
-        [
-            {"$match": {"run": run, "frozen.token": token, "frozen.labels.0": {"$exists": True}}},
-            {"$project": {"v": f"$frozen.labels.{attribute}"}},
-            {"$unwind": "$v"},
-            {"$group": {"_id": "$v", "n": {"$sum": 1}}},
-            {"$sort": {"n": -1, "_id": 1}},
-        ]
-    )
-    return {str(g["_id"]): g["n"] for g in groups}

@@ -3,59 +3,78 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from bson import ObjectId
-from bson.codec_options import CodecOptions
-from bson.raw_bson import RawBSONDocument
-from pymongo import UpdateOne
 
-from valflow import database
+from valflow import database, ledger
 from valflow.label_types import PROBLEM_TAGS, WORKFLOW_TAGS
 
-_WRITE_BATCH = 1000
+_SIZE = 16
+# `_id` comes first in every document of MongoDB: its length, a type byte, "_id", a zero, and twelve bytes.
+_ID_BEGINS, _ID_ENDS = 9, 21
+_OBJECT_ID_FIRST = b"\x07_id\x00"
 
 
 def take_fingerprints(record: dict[str, Any], dataset: Any) -> None:
-    """Keep, per sample of the run, a fingerprint of its other fields, tags and file path in the ledger."""
-    updates = []
-    for sample_id, fingerprint in _fingerprints(record, dataset):
-        updates.append(
-            UpdateOne({"run": record["run"], "sample_id": sample_id}, {"$set": {"fingerprint": fingerprint}})
-        )
-        if len(updates) == _WRITE_BATCH:
-            database.ledger().bulk_write(updates, ordered=False)
-            updates = []
-    if updates:
-        database.ledger().bulk_write(updates, ordered=False)
+    """Keep, per sample of the run, a fingerprint of its other fields, tags and file path.
+
+    They stand beside the targets, many in one document: one update per sample would cost ten times as much.
+    """
+    for shard in ledger.shards(record["run"]):
+        found = dict(_fingerprints(record, dataset, shard["sample_ids"]))
+        # No fingerprint: the sample was deleted since it was chosen.
+        packed = b"".join(found.get(i, bytes(_SIZE)) for i in shard["sample_ids"])
+        database.targets().update_one({"_id": shard["_id"]}, {"$set": {"fingerprints": packed}})
 
 
 def changed_samples(record: dict[str, Any], dataset: Any) -> list[ObjectId]:
     """Samples of the run that differ from their fingerprint, or are gone, in anything that is not the run's."""
-    cursor = database.ledger().find({"run": record["run"]}, {"_id": 0, "sample_id": 1, "fingerprint": 1})
-    before = {d["sample_id"]: d.get("fingerprint") for d in cursor}
-    changed = [i for i, fingerprint in _fingerprints(record, dataset) if before.pop(i) != fingerprint]
-    return changed + list(before)
+    changed: list[ObjectId] = []
+    for shard in ledger.shards(record["run"]):
+        ids, packed = shard["sample_ids"], shard.get("fingerprints", b"")
+        now = dict(_fingerprints(record, dataset, ids))
+        changed += [
+            sample_id
+            for place, sample_id in enumerate(ids)
+            if now.get(sample_id) != packed[place * _SIZE : (place + 1) * _SIZE]
+        ]
+    return changed
 
 
-def _fingerprints(record: dict[str, Any], dataset: Any) -> Iterator[tuple[ObjectId, bytes]]:
+def _fingerprints(
+    record: dict[str, Any], dataset: Any, sample_ids: Sequence[ObjectId]
+) -> Iterator[tuple[ObjectId, bytes]]:
     ours = [record["label_field"], record["staging_field"], "last_modified_at"]
     # Problem tags are put on samples by the review itself.
+    not_watched = [*WORKFLOW_TAGS, *PROBLEM_TAGS, *record.get("own_tags", [])]
     tags = {
         "$filter": {
             "input": {"$ifNull": ["$tags", []]},
             "as": "t",
-            "cond": {
-                "$not": [{"$in": ["$$t", [*WORKFLOW_TAGS, *PROBLEM_TAGS, *record.get("own_tags", [])]]}]
-            },
+            "cond": {"$not": [{"$in": ["$$t", not_watched]}]},
         }
     }
-    raw: Any = database.samples_of(dataset).with_options(CodecOptions(document_class=RawBSONDocument))
-    wanted = database.ledger().distinct("shard", {"run": record["run"]})
-    for shard in wanted:
-        cursor = database.ledger().find({"run": record["run"], "shard": shard}, {"_id": 0, "sample_id": 1})
-        ids = [d["sample_id"] for d in cursor]
-        pipeline = [{"$match": {"_id": {"$in": ids}}}, {"$set": {"tags": tags}}, {"$unset": ours}]
-        for document in raw.aggregate(pipeline):
-            yield document["_id"], hashlib.blake2b(document.raw, digest_size=16).digest()
+    pipeline: list[Any] = [
+        {"$match": {"_id": {"$in": list(sample_ids)}}},
+        {"$set": {"tags": tags}},
+        {"$unset": ours},
+    ]
+    for batch in database.samples_of(dataset).aggregate_raw_batches(pipeline):
+        for raw in _documents(batch):
+            yield _id_of(raw), hashlib.blake2b(raw, digest_size=_SIZE).digest()
+
+
+def _documents(batch: bytes) -> Iterator[bytes]:
+    """The documents of a raw batch; each begins with its length."""
+    start = 0
+    while start < len(batch):
+        stop = start + int.from_bytes(batch[start : start + 4], "little")
+        yield batch[start:stop]
+        start = stop
+
+
+def _id_of(raw: bytes) -> ObjectId:
+    assert raw[4:_ID_BEGINS] == _OBJECT_ID_FIRST, "a sample without an ObjectId"
+    return ObjectId(raw[_ID_BEGINS:_ID_ENDS])

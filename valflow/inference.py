@@ -98,15 +98,13 @@ def infer_shard(run: str, shard: int) -> dict[str, int]:
     Returns:
         Number of samples by outcome.
     """
-    import fiftyone as fo
-
     record = runs.load(run)
     config = LabelingConfig.model_validate(record["config"])
     waiting = ledger.pending(run, shard)
     outcomes = {ledger.LABELLED: 0, ledger.EMPTY: 0, ledger.FAILED: 0}
     if not waiting:
         return outcomes
-    dataset = fo.load_dataset(record["dataset"])
+    dataset = _load_dataset_cached(record["dataset"], record["dataset_id"])
     source = prediction_source(config.model, dataset)
     for start in range(0, len(waiting), config.batch_size):
         batch = waiting[start : start + config.batch_size]
@@ -131,16 +129,22 @@ def finish_inference(record: runs.Record) -> runs.Record:
     runs.update(runs.fence_of(record), {"counts": counts, "failed": failures})
     if total and failed / total > config.max_failed_share:
         # Another try must look at them again.
-        database.ledger().update_many(
-            {"run": record["run"], "status": ledger.FAILED},
-            {"$set": {"status": ledger.PENDING, "reason": None}},
-        )
+        database.ledger().delete_many({"run": record["run"], "status": ledger.FAILED})
         raise InferenceFailed(
             f"{failed} of {total} samples could not be labelled ({failed / total:.0%}; max_failed_share allows "
             f"{config.max_failed_share:.0%}). First: {failures[0]['filepath']}: {failures[0]['reason']}. "
             "Mend the files or the model and run again, or raise max_failed_share"
         )
     return runs.transition(record, Event.INFER, actor="system", figures=counts)
+
+
+@functools.lru_cache(maxsize=4)
+def _load_dataset_cached(name: str, dataset_id: str) -> Any:
+    # Loading writes to the database each time; shards need no more than the samples. The id tells a dataset from
+    # another one that took its name.
+    import fiftyone as fo
+
+    return fo.load_dataset(name)
 
 
 @functools.lru_cache(maxsize=4)
@@ -265,37 +269,54 @@ def _write_batch(
     sample_ids: Sequence[ObjectId],
     predictions: Sequence[Prediction],
 ) -> dict[str, int]:
-    label_type, staging = label_type_of(record), record["staging_field"]
     classes = None if config.classes is None else frozenset(config.classes)
     outcomes: list[tuple[ObjectId, str, str | None]] = []
-    updates: list[UpdateOne] = []
+    failed: list[ObjectId] = []
+    found: dict[ObjectId, list[LabelDict]] = {}
     for sample_id, prediction in zip(sample_ids, predictions, strict=True):
         if isinstance(prediction, Exception):
             outcomes.append((sample_id, ledger.FAILED, str(prediction)))
-            change: dict[str, Any] = {"$addToSet": {"tags": INFERENCE_FAILED}}
-            updates.append(
-                UpdateOne({"_id": sample_id}, {**change, "$currentDate": {"last_modified_at": True}})
-            )
+            failed.append(sample_id)
             continue
         labels = candidates(
             prediction, record["run"], sample_id, min_confidence=config.min_confidence, classes=classes
         )
         outcomes.append((sample_id, ledger.LABELLED if labels else ledger.EMPTY, None))
         if labels:
-            # Only where it is missing: a repetition must not undo what happened since.
-            updates.append(
-                UpdateOne(
-                    {"_id": sample_id, f"{staging}.{label_type.list_name}": {"$exists": False}},
-                    {
-                        "$set": {staging: label_type.empty_field(labels)},
-                        "$currentDate": {"last_modified_at": True},
-                    },
-                )
-            )
-    if updates:
-        database.samples_of(dataset).bulk_write(updates, ordered=False)
-    ledger.account(record["run"], outcomes)
+            found[sample_id] = labels
+    samples = database.samples_of(dataset)
+    if failed:
+        samples.update_many(
+            {"_id": {"$in": failed}},
+            {"$addToSet": {"tags": INFERENCE_FAILED}, "$currentDate": {"last_modified_at": True}},
+        )
+    ledger.account(record["run"], outcomes, _stage(record, samples, found))
     return {s: sum(o[1] == s for o in outcomes) for s in (ledger.LABELLED, ledger.EMPTY, ledger.FAILED)}
+
+
+def _stage(
+    record: runs.Record, samples: Any, found: dict[ObjectId, list[LabelDict]]
+) -> dict[ObjectId, list[LabelDict]]:
+    """Write labels into the review field where it is missing; returns what stands there now.
+
+    A repetition must not undo what happened since: where it meets labels, those are the run's.
+    """
+    if not found:
+        return found
+    label_type, staging = label_type_of(record), record["staging_field"]
+    now = database.now()
+    updates = [
+        UpdateOne(
+            {"_id": sample_id, f"{staging}.{label_type.list_name}": {"$exists": False}},
+            {"$set": {staging: label_type.empty_field(labels), "last_modified_at": now}},
+        )
+        for sample_id, labels in found.items()
+    ]
+    if samples.bulk_write(updates, ordered=False).modified_count == len(updates):
+        return found
+    staged = samples.find({"_id": {"$in": list(found)}}, {label_type.list_path(staging): 1})
+    there = {d["_id"]: (d.get(staging) or {}).get(label_type.list_name) for d in staged}
+    return {sample_id: there.get(sample_id) or labels for sample_id, labels in found.items()}
 
 
 def _describe_failures(record: runs.Record) -> list[dict[str, Any]]:

@@ -28,6 +28,7 @@ PROBLEM_TAGS = (
 )
 # Attributes that the workflow adds to final labels.
 WORKFLOW_ATTRIBUTES = ("run", "source")
+_ID_BYTES = 12
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,15 @@ def label_type_of(record: dict[str, Any]) -> LabelType:
 
 def label_id(run: str, sample_id: ObjectId, index: int) -> ObjectId:
     """The id of the run's ``index``-th label on a sample: the same however often a shard is repeated."""
-    return ObjectId(hashlib.sha256(f"{run}:{sample_id}:{index}".encode()).digest()[:12])
+    return _numbered(_first_id(run, sample_id), index)
+
+
+def _first_id(run: str, sample_id: ObjectId) -> int:
+    return int.from_bytes(hashlib.sha256(f"{run}:{sample_id}".encode()).digest()[:_ID_BYTES], "big")
+
+
+def _numbered(first: int, index: int) -> ObjectId:
+    return ObjectId(((first + index) % (1 << 8 * _ID_BYTES)).to_bytes(_ID_BYTES, "big"))
 
 
 def candidates(
@@ -95,17 +104,21 @@ def candidates(
     stays, because only a person can judge it. Ids are derived, workflow tags are taken off.
     """
     kept = []
+    first = _first_id(run, sample_id)
     for index, label in enumerate(labels):
         confidence = label.get("confidence")
-        if confidence is not None and math.isnan(confidence):
+        if confidence is not None and not math.isfinite(confidence):
             confidence = None
         if confidence is not None and confidence < min_confidence:
             continue
         if classes is not None and label.get("label") not in classes:
             continue
-        entry = {k: v for k, v in label.items() if k not in ("_id", "confidence", *WORKFLOW_ATTRIBUTES)}
-        entry["_id"] = label_id(run, sample_id, index)
+        # Class and box are always there, if only as null: tables are made of one list per attribute.
+        entry = {"label": None, "bounding_box": None, **label}
+        for ours in WORKFLOW_ATTRIBUTES:
+            entry.pop(ours, None)
+        entry["_id"] = _numbered(first, index)
         entry["confidence"] = confidence
-        entry["tags"] = [t for t in label.get("tags") or [] if t not in WORKFLOW_TAGS]
+        entry["tags"] = [t for t in label.get("tags") or () if t not in WORKFLOW_TAGS]
         kept.append(entry)
     return kept

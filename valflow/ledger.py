@@ -6,73 +6,116 @@ they do not survive a stale screen of the App.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from bson import ObjectId
-from pymongo import InsertOne, UpdateOne
+from pymongo import UpdateMany, UpdateOne
 from pymongo.errors import BulkWriteError
 
 from valflow import database
-from valflow.label_types import APPROVED, INVALID, REJECTED, label_type_of
+from valflow.label_types import APPROVED, INVALID, REJECTED, LabelDict, label_type_of
 
 Expression = dict[str, Any]
 
 UNDECIDED = "undecided"
 PENDING, LABELLED, EMPTY, FAILED = "pending", "labelled", "empty", "failed"
+# Not a target of the run, but a person drew labels on it.
+DRAWN = "drawn"
 HISTOGRAM_BINS = 20
 POLICY_ACTION = 1
 _WRITE_BATCH = 1000
+_DUPLICATE = 11000
+_CLASSES_AT_ONCE = 100
 
 
 def open_targets(run: str, sample_ids: Sequence[ObjectId], shard_size: int) -> int:
     """Write down which samples the run will see, split into shards; returns the number of shards."""
-    ledger = database.ledger()
-    for start in range(0, len(sample_ids), _WRITE_BATCH):
-        documents = [
-            InsertOne({"run": run, "sample_id": sample_id, "shard": index // shard_size, "status": PENDING})
-            for index, sample_id in enumerate(sample_ids[start : start + _WRITE_BATCH], start)
-        ]
-        try:
-            ledger.bulk_write(documents, ordered=False)
-        except BulkWriteError as error:
-            if any(
-                e["code"] != 11000 for e in error.details["writeErrors"]
-            ):  # 11000: already there, idempotent
-                raise
-    return -(-len(sample_ids) // shard_size)
+    parts = [list(sample_ids[i : i + shard_size]) for i in range(0, len(sample_ids), shard_size)]
+    for shard, ids in enumerate(parts):
+        # Already there: idempotent.
+        database.targets().update_one(
+            {"run": run, "shard": shard}, {"$setOnInsert": {"sample_ids": ids}}, upsert=True
+        )
+    return len(parts)
 
 
 def forget_targets(run: str) -> None:
     """Drop targets that were written down only in part; nothing was predicted for them yet."""
-    database.ledger().delete_many({"run": run, "status": PENDING})
+    database.targets().delete_many({"run": run})
+
+
+def shards(run: str) -> Iterator[dict[str, Any]]:
+    """The targets of a run: documents with ``shard`` and ``sample_ids``, in order."""
+    yield from database.targets().find({"run": run}).sort("shard", 1)
 
 
 def pending(run: str, shard: int) -> list[ObjectId]:
     """Samples of a shard that were not looked at yet."""
-    cursor = database.ledger().find(
-        {"run": run, "shard": shard, "status": PENDING}, {"sample_id": 1, "_id": 0}
-    )
-    return [d["sample_id"] for d in cursor.sort("sample_id", 1)]
+    targets = database.targets().find_one({"run": run, "shard": shard}) or {"sample_ids": []}
+    query = {"run": run, "sample_id": {"$in": targets["sample_ids"]}}
+    done = {d["sample_id"] for d in database.ledger().find(query, {"_id": 0, "sample_id": 1})}
+    return [i for i in targets["sample_ids"] if i not in done]
 
 
-def account(run: str, outcomes: Iterable[tuple[ObjectId, str, str | None]]) -> None:
-    """Record what became of samples: ``(sample_id, status, reason)``."""
-    updates = [
-        UpdateOne({"run": run, "sample_id": sample_id}, {"$set": {"status": status, "reason": reason}})
+def account(
+    run: str,
+    outcomes: Iterable[tuple[ObjectId, str, str | None]],
+    predictions: Mapping[ObjectId, Sequence[LabelDict]] | None = None,
+) -> None:
+    """Record what became of samples, with their labels, undecided.
+
+    The first account of a sample stands: an overlapping repetition changes nothing.
+
+    Args:
+        run: key of the run.
+        outcomes: ``(sample_id, status, reason)``.
+        predictions: the labels that were staged, by sample.
+    """
+    documents = [
+        {"run": run, "sample_id": sample_id, "status": status, "reason": reason}
+        | _entered((predictions or {}).get(sample_id, ()))
         for sample_id, status, reason in outcomes
     ]
-    if updates:
-        database.ledger().bulk_write(updates, ordered=False)
+    if not documents:
+        return
+    try:
+        database.ledger().insert_many(documents, ordered=False)
+    except BulkWriteError as error:
+        if any(e["code"] != _DUPLICATE for e in error.details["writeErrors"]):
+            raise
+
+
+def _entered(predictions: Sequence[LabelDict]) -> dict[str, Any]:
+    """Labels as the ledger holds them before anybody decided."""
+    if not predictions:
+        return {}
+    labels = [
+        {
+            "_id": d["_id"],
+            "label": d.get("label"),
+            "confidence": d.get("confidence"),
+            "state": UNDECIDED,
+            "action": 0,
+            "prev": [],
+            "invalid": [],
+            "tags": [],
+        }
+        for d in predictions
+    ]
+    return {"labels": labels, "predicted": predictions}
 
 
 def status_counts(run: str) -> dict[str, int]:
-    """Number of samples by status."""
+    """Number of samples by status; those that nobody has looked at yet are ``pending``."""
     groups = database.ledger().aggregate(
         [{"$match": {"run": run}}, {"$group": {"_id": "$status", "n": {"$sum": 1}}}]
     )
-    return {g["_id"]: g["n"] for g in groups}
+    counts = {g["_id"]: g["n"] for g in groups}
+    waiting = sum(len(shard["sample_ids"]) for shard in shards(run)) - sum(counts.values())
+    return {**counts, PENDING: waiting} if waiting > 0 else counts
 
 
 def failed_samples(run: str, limit: int = 1000) -> list[dict[str, Any]]:
@@ -81,82 +124,43 @@ def failed_samples(run: str, limit: int = 1000) -> list[dict[str, Any]]:
     return list(cursor.sort("sample_id", 1).limit(limit))
 
 
-def enter_predictions(record: dict[str, Any], dataset: Any) -> None:
-    """Copy all predictions from the staging field into the ledger, undecided. Server-side, idempotent."""
-    path = label_type_of(record).list_path(record["staging_field"])
-    entry = {
-        "_id": "$$d._id",
-        "label": "$$d.label",
-        "confidence": "$$d.confidence",
-        "state": UNDECIDED,
-        "action": 0,
-        "prev": [],
-        "invalid": [],
-        "tags": [],
-    }
-    database.run_to_end(
-        database.samples_of(dataset).aggregate(
-            [
-                {"$match": {f"{path}.0": {"$exists": True}}},
-                {
-                    "$project": {
-                        "_id": 0,
-                        "run": {"$literal": record["run"]},
-                        "sample_id": "$_id",
-                        "labels": {"$map": {"input": f"${path}", "as": "d", "in": entry}},
-                        "predicted": f"${path}",
-                    }
-                },
-                {
-                    "$merge": {
-                        "into": database.LEDGER,
-                        "on": ["run", "sample_id"],
-                        "whenMatched": "merge",
-                        "whenNotMatched": "discard",
-                    }
-                },
-            ]
-        )
+def undecide_all(run: str) -> None:
+    """Bring all labels back to how they were entered; for a run that nobody has reviewed yet."""
+    touched = {"$or": [{"action": {"$ne": 0}}, {"invalid": {"$ne": []}}]}
+    fresh = {"state": UNDECIDED, "action": 0, "prev": [], "invalid": []}
+    database.ledger().update_many(
+        {"run": run, "labels": {"$elemMatch": touched}},
+        {"$set": {**{f"labels.$[].{k}": v for k, v in fresh.items()}, "dirty": POLICY_ACTION}},
     )
 
 
 def approve_by_threshold(run: str, default: float, per_class: dict[str, float]) -> int:
     """The policy's action: approve undecided, valid labels at or above the threshold of their class.
 
-    One update for all classes; a long ``$switch`` would be three times slower at 1,203 classes.
+    One update for all classes that have no threshold of their own and for up to 100 that have: filters of array
+    elements cost half of what a pipeline does, but a label is compared with class after class.
 
     Returns:
         The number of labels approved.
     """
-    position = {"$indexOfArray": [{"$literal": list(per_class)}, "$$l.label"]}
-    threshold: Any = default
-    if per_class:
-        threshold = {
-            "$let": {
-                "vars": {"i": position},
-                "in": {
-                    "$cond": [
-                        {"$lt": ["$$i", 0]},
-                        default,
-                        {"$arrayElemAt": [{"$literal": list(per_class.values())}, "$$i"]},
-                    ]
-                },
-            }
-        }
-    # A missing or NaN confidence is smaller than every number, so it never passes.
-    passes = {
-        "$and": [
-            {"$eq": ["$$l.state", UNDECIDED]},
-            {"$eq": ["$$l.action", 0]},
-            {"$eq": ["$$l.invalid", []]},
-            {"$gte": ["$$l.confidence", threshold]},
+    named = list(per_class.items())
+    others = {"l.label": {"$nin": list(per_class)}, "l.confidence": {"$gte": default}}
+    change = {"state": APPROVED, "action": POLICY_ACTION, "prev": [{"state": UNDECIDED, "action": 0}]}
+    update = {"$set": {**{f"labels.$[l].{k}": v for k, v in change.items()}, "dirty": POLICY_ACTION}}
+    for start in range(0, max(len(named), 1), _CLASSES_AT_ONCE):
+        part = named[start : start + _CLASSES_AT_ONCE]
+        rules: list[Any] = [
+            {"l.label": label, "l.confidence": {"$gte": threshold}} for label, threshold in part
         ]
-    }
-    least = min([default, *per_class.values()])
-    database.ledger().update_many(
-        {"run": run, "labels": {"$elemMatch": {"action": 0, "confidence": {"$gte": least}}}},
-        [map_labels(passes, state_change(APPROVED, POLICY_ACTION)), {"$set": {"dirty": True}}],
-    )
+        rules += [] if start else [others]
+        # A missing or NaN confidence is not a number at or above the least threshold, so it never passes.
+        least = min([threshold for _, threshold in part] + ([] if start else [default]))
+        open_label = {"action": 0, "state": UNDECIDED, "invalid": [], "confidence": {"$gte": least}}
+        database.ledger().update_many(
+            {"run": run, "labels": {"$elemMatch": open_label}},
+            update,
+            array_filters=[{**{f"l.{k}": v for k, v in open_label.items()}, "$or": rules}],
+        )
     return count_labels(run, {"action": POLICY_ACTION})
 
 
@@ -166,31 +170,32 @@ def map_labels(condition: Expression, change: Expression) -> Expression:
     return {"$set": {"labels": {"$map": {"input": "$labels", "as": "l", "in": changed}}}}
 
 
-def state_change(state: str, action: int) -> Expression:
-    """The entry's new state, with the old one put on top of its stack for undo."""
-    previous = {"state": "$$l.state", "action": "$$l.action"}
+def state_change(state: str, action: int, *also: str) -> Expression:
+    """The entry's new state; the old one, and other attributes ``also``, go on top of its stack for undo."""
+    previous = {name: f"$$l.{name}" for name in ("state", "action", *also)}
     return {"state": state, "action": action, "prev": {"$concatArrays": [[previous], "$$l.prev"]}}
 
 
-def state_restored() -> Expression:
-    """The entry's state before its last action."""
-    last = {"$first": "$$l.prev"}
+def state_restored(action: int, undo: int) -> Expression:
+    """The entry as it was before ``action``, its last one; ``returned`` remembers when the action held."""
     rest = {"$slice": ["$$l.prev", 1, {"$max": [1, {"$size": "$$l.prev"}]}]}
-    return {
-        "state": {"$getField": {"field": "state", "input": last}},
-        "action": {"$getField": {"field": "action", "input": last}},
+    back = {
         "prev": {"$cond": [{"$gt": [{"$size": "$$l.prev"}, 1]}, rest, []]},
+        "returned": {"$concatArrays": [{"$ifNull": ["$$l.returned", []]}, [{"of": action, "at": undo}]]},
     }
+    return {"$mergeObjects": [{"$first": "$$l.prev"}, back]}
 
 
-def mark_invalid(run: str, reasons: dict[ObjectId, dict[ObjectId, list[str]]]) -> None:
+def mark_invalid(
+    run: str, reasons: dict[ObjectId, dict[ObjectId, list[str]]], action: int = POLICY_ACTION
+) -> None:
     """Write why labels fail a check, ``{sample_id: {label_id: reasons}}``; an empty list takes the mark away."""
     updates = []
     for sample_id, labels in reasons.items():
         ids = list(labels)
         why = {"$arrayElemAt": [{"$literal": list(labels.values())}, {"$indexOfArray": [ids, "$$l._id"]}]}
         stage = map_labels({"$in": ["$$l._id", ids]}, {"invalid": why})
-        updates.append(UpdateOne({"run": run, "sample_id": sample_id}, [stage, {"$set": {"dirty": True}}]))
+        updates.append(UpdateOne({"run": run, "sample_id": sample_id}, [stage, {"$set": {"dirty": action}}]))
     for start in range(0, len(updates), _WRITE_BATCH):
         database.ledger().bulk_write(updates[start : start + _WRITE_BATCH], ordered=False)
 
@@ -198,80 +203,75 @@ def mark_invalid(run: str, reasons: dict[ObjectId, dict[ObjectId, list[str]]]) -
 def mirror_tags(record: dict[str, Any], dataset: Any) -> None:
     """Bring the label tags that people see in line with the ledger, for documents changed since the last mirror.
 
-    Labels that the ledger does not know keep their tags. Server-side; harmless when repeated.
+    Labels that the ledger does not know keep their tags. By label id, so that an edit meanwhile does no harm;
+    harmless when repeated.
     """
-    label_type = label_type_of(record)
-    field, path = record["staging_field"], label_type.list_path(record["staging_field"])
-    entry = {"$arrayElemAt": ["$$new.labels", "$$i"]}
-    wanted = {
-        "$concatArrays": [
-            {"$cond": [{"$in": ["$$e.state", [APPROVED, REJECTED]]}, ["$$e.state"], []]},
-            {"$cond": [{"$ne": ["$$e.invalid", []]}, [INVALID], []]},
+    # The mark names the action, so that what another reviewer does meanwhile waits for its own mirror.
+    own = max(record["action_seq"], POLICY_ACTION)
+    path = label_type_of(record).list_path(record["staging_field"])
+    states = database.ledger().aggregate(
+        [
+            {"$match": {"run": record["run"], "dirty": {"$exists": True}}},
+            {"$project": {"_id": 0, "sample_id": 1, **_ids_by_tag()}},
         ]
-    }
-    kept = {
-        "$filter": {
-            "input": {"$ifNull": ["$$d.tags", []]},
-            "as": "t",
-            "cond": {"$not": [{"$in": ["$$t", [APPROVED, REJECTED, INVALID]]}]},
-        }
-    }
-    tagged = {
-        "$let": {
-            "vars": {"i": {"$indexOfArray": ["$$new.labels._id", "$$d._id"]}},
-            "in": {
-                "$cond": [
-                    {"$lt": ["$$i", 0]},
-                    "$$d",
-                    {
-                        "$let": {
-                            "vars": {"e": entry},
-                            "in": {"$mergeObjects": ["$$d", {"tags": {"$concatArrays": [kept, wanted]}}]},
-                        }
-                    },
-                ]
-            },
-        }
-    }
-    changed = {"$map": {"input": f"${path}", "as": "d", "in": tagged}}
-    database.run_to_end(
-        database.ledger().aggregate(
-            [
-                {"$match": {"run": record["run"], "dirty": True}},
-                {
-                    "$project": {
-                        "_id": "$sample_id",
-                        "labels._id": 1,
-                        "labels.state": 1,
-                        "labels.invalid": 1,
-                    }
-                },
-                {
-                    "$merge": {
-                        "into": dataset._sample_collection_name,
-                        "on": "_id",
-                        "whenMatched": [
-                            {
-                                "$set": {
-                                    field: {
-                                        "$cond": [
-                                            {"$isArray": f"${path}"},
-                                            {"$mergeObjects": [f"${field}", {label_type.list_name: changed}]},
-                                            f"${field}",
-                                        ]
-                                    },
-                                    "last_modified_at": "$$NOW",
-                                }
-                            }
-                        ],
-                        "whenNotMatched": "discard",
-                    }
-                },
-            ]
-        )
     )
-    database.ledger().update_many({"run": record["run"], "dirty": True}, {"$unset": {"dirty": ""}})
+    samples = database.samples_of(dataset)
+    for documents in _batches(states, _WRITE_BATCH):
+        _write_tags(samples, path, documents)
+    database.ledger().update_many({"run": record["run"], "dirty": own}, {"$unset": {"dirty": ""}})
     dataset.reload()
+
+
+def _ids_by_tag() -> Expression:
+    """The ids of all entries, and of those that should carry each tag of ours."""
+    carries = {
+        APPROVED: {"$eq": ["$$l.state", APPROVED]},
+        REJECTED: {"$eq": ["$$l.state", REJECTED]},
+        INVALID: {"$ne": ["$$l.invalid", []]},
+    }
+    return {"all": "$labels._id"} | {
+        tag: {
+            "$map": {
+                "input": {"$filter": {"input": "$labels", "as": "l", "cond": condition}},
+                "as": "l",
+                "in": "$$l._id",
+            }
+        }
+        for tag, condition in carries.items()
+    }
+
+
+def _write_tags(samples: Any, path: str, documents: Sequence[dict[str, Any]]) -> None:
+    known = {i for d in documents for i in d["all"]}
+    now = {"$set": {"last_modified_at": database.now()}}
+    there = {f"{path}.0": {"$exists": True}}
+    put_on, take_off = [], []
+    for tag in (APPROVED, REJECTED, INVALID):
+        wanted = {i for d in documents for i in d[tag]}
+        tags = f"{path}.$[l].tags"
+        put_on.append(
+            UpdateMany(
+                {"_id": {"$in": [d["sample_id"] for d in documents if d[tag]]}, **there},
+                {"$addToSet": {tags: tag}, **now},
+                # Null cannot take a tag; it would fail the update of all others.
+                array_filters=[{"l._id": {"$in": list(wanted)}, "l.tags": {"$nin": [tag, None]}}],
+            )
+        )
+        take_off.append(
+            UpdateMany(
+                {"_id": {"$in": [d["sample_id"] for d in documents]}, f"{path}.tags": tag, **there},
+                {"$pull": {tags: tag}, **now},
+                array_filters=[{"l._id": {"$in": list(known - wanted)}, "l.tags": tag}],
+            )
+        )
+    # In this order: no label carries two states, not even for a moment.
+    samples.bulk_write([*take_off, *put_on])
+
+
+def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
 
 
 def count_labels(run: str, match: dict[str, Any]) -> int:
@@ -295,8 +295,10 @@ def class_table(run: str, thresholds: dict[str, Any] | None = None) -> list[dict
 
     One aggregation on the server. Labels without confidence are counted apart.
     """
+    scaled = {"$floor": {"$multiply": ["$l.c", HISTOGRAM_BINS]}}
+    # $min and $max skip what is missing: without the condition it would land in the first bin.
     bin_index = {
-        "$min": [HISTOGRAM_BINS - 1, {"$max": [0, {"$floor": {"$multiply": ["$l.c", HISTOGRAM_BINS]}}]}]
+        "$cond": [{"$gt": ["$l.c", None]}, {"$min": [HISTOGRAM_BINS - 1, {"$max": [0, scaled]}]}, None]
     }
     groups = database.ledger().aggregate(
         [
@@ -437,11 +439,9 @@ def find_label(label: ObjectId) -> dict[str, Any] | None:
 
 
 def seen_samples(runs: Sequence[str]) -> set[ObjectId]:
-    """Samples that any of the runs has looked at."""
-    if not runs:
-        return set()
-    cursor = database.ledger().find({"run": {"$in": list(runs)}}, {"_id": 0, "sample_id": 1})
-    return {d["sample_id"] for d in cursor}
+    """Samples that any of the runs had to look at."""
+    shards = database.targets().find({"run": {"$in": list(runs)}}, {"_id": 0, "sample_ids": 1})
+    return {sample_id for shard in shards for sample_id in shard["sample_ids"]}
 
 
 def confidence_array(values: Sequence[float | None]) -> np.ndarray:

@@ -12,9 +12,10 @@ from typing import Any
 from bson import ObjectId
 
 from valflow import database, runs
-from valflow.decisions import digest_of, drop_staging
+from valflow.decisions import drop_staging
 from valflow.errors import PromotionError
 from valflow.fingerprints import changed_samples
+from valflow.freezing import digest_of
 from valflow.inference import declare_field
 from valflow.label_types import INFERENCE_FAILED, LabelType, label_type_of
 from valflow.ledger import problem_tag_counts
@@ -278,7 +279,18 @@ def _register(record: runs.Record, dataset: Any) -> None:
         dataset.register_run(record["run"], config)
     saved = set(dataset.list_saved_views())
     for tag in problem_tag_counts(record["run"]):
-        if tag not in saved:
+        if tag not in saved and _can_name_a_view(tag):
             dataset.save_view(
                 tag, dataset.match_tags(tag), description=f"Samples that reviewers tagged {tag}"
             )
+
+
+def _can_name_a_view(tag: str) -> bool:
+    """Whether FiftyOne makes an address of the tag; one that is all in another script has none."""
+    from fiftyone.core.utils import to_slug
+
+    try:
+        to_slug(tag)
+    except ValueError:
+        return False
+    return True

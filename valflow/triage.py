@@ -18,9 +18,9 @@ def thresholds_of(config: LabelingConfig) -> dict[str, Any]:
 
 
 def begin_triage(record: runs.Record, dataset: Any) -> None:
-    """Enter the predictions into the ledger, and remember what everything else looked like."""
+    """Take back what a triage that died had decided, and remember what everything else looks like."""
     if not is_past(record["state"], State.IN_REVIEW):
-        ledger.enter_predictions(record, dataset)
+        ledger.undecide_all(record["run"])
         take_fingerprints(record, dataset)
 
 

@@ -69,7 +69,7 @@ def test_a_run_survives_the_death_of_server_and_worker_and_a_refused_validation(
     prefect_api.wait_for(flow_run, ["Suspended"], timeout=240)
     run = runs.load("latest")["run"]
     before_review = task_runs(flow_run)
-    assert before_review == {"infer-shard": 3, "finish_inference": 1, "triage": 1}
+    assert before_review == {"infer-shard": 3, "finish-inference": 1, "triage": 1}
     first_form = form_of(flow_run)
 
     for name in ("worker", "server"):

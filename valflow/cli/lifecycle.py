@@ -170,7 +170,7 @@ def _resume(record: dict[str, Any]) -> None:
     from valflow import prefect_api
 
     decision = record["decision"]
-    answer = {k: decision[k] for k in ("decision", "reviewer", "note", "override", "digest")}
+    answer = {k: decision[k] or "" for k in ("decision", "reviewer", "note", "override", "digest")}
     try:
         outcome = prefect_api.resume(record["suspended_in"], answer)
     except StackError as error:

@@ -43,15 +43,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; what is recorded stays, the same command continues", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # `valflow runs | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
     except Exception as error:  # noqa: BLE001 - whatever nobody foresaw: still one paragraph, not a traceback
         return _report(error, options, REFUSED)
-    if options.json:
-        print(json.dumps(result.document, ensure_ascii=False, default=str))
-    elif result.text:
-        print(result.text)
+    text = json.dumps(result.document, ensure_ascii=False, default=str) if options.json else result.text
+    try:
+        if text:
+            print(text, flush=True)
+    except BrokenPipeError:  # `valflow runs | head`: the rest is not wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return int(result.exit_code)
 
 

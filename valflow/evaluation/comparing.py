@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from bson import ObjectId
 
-from valflow import database
+from valflow import collector, database
 from valflow.errors import EvaluationError
 from valflow.evaluation import storing
 from valflow.evaluation.labels import Images, LabelTable, read_labels, read_predicted, run_samples
@@ -28,6 +28,7 @@ WORST_SHOWN = 24
 _TOUCHES = 0.1
 
 
+@collector.paused()
 def evaluate(
     dataset: Any,
     label_field: str,

@@ -15,6 +15,8 @@ from valflow.errors import ExportError
 from valflow.label_types import DETECTIONS, WORKFLOW_ATTRIBUTES, WORKFLOW_TAGS, LabelDict
 
 _READ_BATCH = 10_000
+# Samples that are decoded at a time; MongoDB's own batches of 16 MB become ten times that as objects.
+_CURSOR_BATCH = 500
 _SAMPLE_FIELDS = ("filepath", "metadata", "tags", "_media_type", "_rand", "created_at", "last_modified_at")
 _SHOWN = 5
 
@@ -55,7 +57,8 @@ class Selection:
         ids = list(places)
         for start in range(0, len(ids), _READ_BATCH):
             # By id, because samples may come and go meanwhile.
-            for document in collection.find({"_id": {"$in": ids[start : start + _READ_BATCH]}}, {path: 1}):
+            cursor = collection.find({"_id": {"$in": ids[start : start + _READ_BATCH]}}, {path: 1})
+            for document in cursor.batch_size(_CURSOR_BATCH):
                 found = (document.get(self.label_field) or {}).get(DETECTIONS.list_name) or []
                 if self.run_key is not None:
                     found = [label for label in found if label.get("run") == self.run_key]

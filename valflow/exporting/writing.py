@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from valflow import collector
 from valflow.errors import ExportError
 from valflow.exporting import by_fiftyone, coco
 from valflow.exporting.folders import check_replaceable, replaced
@@ -100,8 +101,9 @@ def _check_arguments(form: Format, scope: str, media: str) -> None:
 
 def _write_and_check(selection: Selection, partial: Path, final: Path, form: Format, media: str) -> None:
     if form.name == "coco" and coco.can_write(selection):
-        written = coco.write(selection, partial, media)
-        coco.check(selection, written, partial, media)
+        with collector.paused():
+            written = coco.write(selection, partial, media)
+            coco.check(selection, written, partial, media)
         return
     labels = by_fiftyone.write(selection, partial, form, media)
     by_fiftyone.check(selection, labels, partial, form, media)

@@ -1,0 +1,251 @@
+"""The frozen approval set: what a decision covers, copied out of everybody's reach.
+
+State from the ledger, content from the review field, joined by label id. Validation reads this copy, and
+finalization promotes from it; whatever anybody edits afterwards cannot enter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from bson import ObjectId
+from bson.codec_options import CodecOptions
+from bson.raw_bson import RawBSONDocument
+
+from valflow import actions, database, ledger, runs
+from valflow.errors import LabelsVanished
+from valflow.label_types import APPROVED, REJECTED, WORKFLOW_TAGS, label_type_of
+
+
+def freeze_labels(record: runs.Record, dataset: Any, token: str, reviewer: str) -> None:
+    """Copy the approval set as it is now into the ledger, under ``token``.
+
+    Raises:
+        LabelsVanished: labels are gone from the review field without a recorded rejection.
+    """
+    _admit_samples(record, dataset)
+    _adopt_drawn_labels(record, dataset, reviewer)
+    _copy_decided_labels(record, dataset, token)
+    _check_nothing_vanished(record, token)
+
+
+def digest_of(run: str, token: str) -> tuple[str, int, int]:
+    """``(digest, labels, samples)`` of a frozen approval set: SHA-256 over its raw BSON, in order of sample ids."""
+    raw: Any = database.ledger().with_options(CodecOptions(document_class=RawBSONDocument))
+    sha, labels, samples = hashlib.sha256(), 0, 0
+    pipeline: list[dict[str, Any]] = [
+        {"$match": {"run": run, "frozen.token": token, "frozen.labels.0": {"$exists": True}}},
+        {"$sort": {"sample_id": 1}},
+        {
+            "$project": {
+                "_id": 0,
+                "n": {"$size": "$frozen.labels"},
+                "sample_id": 1,
+                "labels": "$frozen.labels",
+            }
+        },
+    ]
+    for document in raw.aggregate(pipeline, allowDiskUse=True):
+        sha.update(document.raw)
+        labels += document["n"]
+        samples += 1
+    return sha.hexdigest(), labels, samples
+
+
+def frozen_counts(run: str, token: str, attribute: str) -> dict[str, int]:
+    """Number of frozen labels by the value of an attribute, most first."""
+    groups = database.ledger().aggregate(
+        [
+            {"$match": {"run": run, "frozen.token": token, "frozen.labels.0": {"$exists": True}}},
+            {"$project": {"v": f"$frozen.labels.{attribute}"}},
+            {"$unwind": "$v"},
+            {"$group": {"_id": "$v", "n": {"$sum": 1}}},
+            {"$sort": {"n": -1, "_id": 1}},
+        ]
+    )
+    return {str(g["_id"]): g["n"] for g in groups}
+
+
+def _admit_samples(record: runs.Record, dataset: Any) -> None:
+    """Samples that the run did not look at, but on which a person drew labels, get a place in the ledger."""
+    path = label_type_of(record).list_path(record["staging_field"])
+    known = {
+        d["sample_id"] for d in database.ledger().find({"run": record["run"]}, {"_id": 0, "sample_id": 1})
+    }
+    staged = database.samples_of(dataset).find({f"{path}.0": {"$exists": True}}, {"_id": 1})
+    strange: list[ObjectId] = [d["_id"] for d in staged if d["_id"] not in known]
+    ledger.account(record["run"], [(i, ledger.DRAWN, None) for i in strange])
+
+
+def _adopt_drawn_labels(record: runs.Record, dataset: Any, reviewer: str) -> None:
+    """Labels that a person drew in the review field enter the ledger, approved by whoever confirms them."""
+    path = label_type_of(record).list_path(record["staging_field"])
+    seq = record["action_seq"]
+    known = {"$ifNull": ["$labels._id", []]}
+    drawn = {"$filter": {"input": "$$new.staged", "as": "d", "cond": {"$not": [{"$in": ["$$d._id", known]}]}}}
+    entry = {
+        "_id": "$$d._id",
+        "label": "$$d.label",
+        "confidence": {"$ifNull": ["$$d.confidence", None]},
+        "state": APPROVED,
+        "action": seq,
+        "prev": [],
+        "invalid": [],
+        "tags": [],
+        "drawn_by": {"$literal": reviewer},
+    }
+    entries = {"$map": {"input": drawn, "as": "d", "in": entry}}
+    database.run_to_end(
+        database.samples_of(dataset).aggregate(
+            [
+                {"$match": {f"{path}.0": {"$exists": True}}},
+                {
+                    "$project": {
+                        "_id": 0,
+                        "run": {"$literal": record["run"]},
+                        "sample_id": "$_id",
+                        "staged": f"${path}",
+                    }
+                },
+                {
+                    "$merge": {
+                        "into": database.LEDGER,
+                        "on": ["run", "sample_id"],
+                        "whenMatched": [
+                            {
+                                "$set": {
+                                    "labels": {"$concatArrays": [{"$ifNull": ["$labels", []]}, entries]},
+                                    "predicted": {"$concatArrays": [{"$ifNull": ["$predicted", []]}, drawn]},
+                                }
+                            }
+                        ],
+                        "whenNotMatched": "discard",
+                    }
+                },
+            ]
+        )
+    )
+    adopted = ledger.count_labels(record["run"], {"action": seq})
+    if adopted:
+        actions.record_action(record, "draw", reviewer, {"labels": adopted})
+
+
+def _copy_decided_labels(record: runs.Record, dataset: Any, token: str) -> None:
+    """Copy every approved label, as it stands in the review field, into the ledger. Server-side.
+
+    State from the ledger, content from the field, joined by label id.
+    """
+    label_type = label_type_of(record)
+    path = label_type.list_path(record["staging_field"])
+    policy = [a["seq"] for a in actions.history_of(record["run"]) if a["actor"] == actions.POLICY]
+    compared = ("label", *label_type.geometry)
+    # Other writers may spell out as null what a label does not have.
+    edited = {
+        "$or": [
+            {"$ne": [{"$ifNull": [f"$$d.{a}", None]}, {"$ifNull": [f"$$was.{a}", None]}]} for a in compared
+        ]
+    }
+    source = {
+        "$switch": {
+            "branches": [
+                {"case": {"$gt": ["$$e.drawn_by", None]}, "then": "human"},
+                {"case": edited, "then": "edited"},
+                {"case": {"$in": ["$$e.action", policy]}, "then": "auto"},
+            ],
+            "default": "human",
+        }
+    }
+    tags = {
+        "$filter": {
+            "input": {"$ifNull": ["$$d.tags", []]},
+            "as": "t",
+            "cond": {"$not": [{"$in": ["$$t", list(WORKFLOW_TAGS)]}]},
+        }
+    }
+    final = {
+        "$let": {
+            "vars": {"i": {"$indexOfArray": ["$labels._id", "$$d._id"]}},
+            "in": {
+                "$let": {
+                    "vars": {
+                        "e": {"$arrayElemAt": ["$labels", "$$i"]},
+                        "was": {"$arrayElemAt": ["$predicted", "$$i"]},
+                    },
+                    "in": {
+                        "$mergeObjects": [
+                            "$$d",
+                            {"tags": tags, "run": {"$literal": record["run"]}, "source": source},
+                        ]
+                    },
+                }
+            },
+        }
+    }
+    approved = {"$filter": {"input": "$labels", "as": "l", "cond": {"$eq": ["$$l.state", APPROVED]}}}
+    chosen = {
+        "$let": {
+            "vars": {"ids": {"$map": {"input": approved, "as": "l", "in": "$$l._id"}}},
+            "in": {"$filter": {"input": "$$new.staged", "as": "d", "cond": {"$in": ["$$d._id", "$$ids"]}}},
+        }
+    }
+    kept = {"$filter": {"input": "$labels", "as": "l", "cond": {"$ne": ["$$l.state", REJECTED]}}}
+    vanished = {"$setDifference": [{"$map": {"input": kept, "as": "l", "in": "$$l._id"}}, "$$new.staged._id"]}
+    frozen = {
+        "token": token,
+        "labels": {"$map": {"input": chosen, "as": "d", "in": final}},
+        "vanished": vanished,
+    }
+    database.run_to_end(
+        database.samples_of(dataset).aggregate(
+            [
+                {"$match": {path: {"$type": "array"}}},
+                {
+                    "$project": {
+                        "_id": 0,
+                        "run": {"$literal": record["run"]},
+                        "sample_id": "$_id",
+                        "staged": f"${path}",
+                    }
+                },
+                {
+                    "$merge": {
+                        "into": database.LEDGER,
+                        "on": ["run", "sample_id"],
+                        "whenMatched": [{"$set": {"frozen": frozen}}],
+                        "whenNotMatched": "discard",
+                    }
+                },
+            ]
+        )
+    )
+
+
+def _check_nothing_vanished(record: runs.Record, token: str) -> None:
+    lost: list[str] = []
+    for document in database.ledger().find(
+        {
+            "run": record["run"],
+            "labels.0": {"$exists": True},
+            "$or": [{"frozen.token": {"$ne": token}}, {"frozen.vanished.0": {"$exists": True}}],
+        },
+        {
+            "sample_id": 1,
+            "labels._id": 1,
+            "labels.state": 1,
+            "labels.label": 1,
+            "frozen.token": 1,
+            "frozen.vanished": 1,
+        },
+    ):
+        frozen = document.get("frozen") or {}
+        gone = frozen.get("vanished") if frozen.get("token") == token else None
+        for entry in document["labels"]:
+            if (gone is None and entry["state"] != REJECTED) or (gone and entry["_id"] in gone):
+                lost.append(f"{entry['_id']} ({entry['label']}, sample {document['sample_id']})")
+    if lost:
+        raise LabelsVanished(
+            f"{len(lost)} labels are gone from {record['dataset']}.{record['staging_field']} although nobody rejected "
+            f"them: {', '.join(lost[:5])}{' …' if len(lost) > 5 else ''}. Nothing was finalized. Reject them by id if "
+            f"that was meant (`valflow reject {record['run']} --label ID`), or bring the field back"
+        )
