@@ -131,13 +131,7 @@ def insert(scenes: Scenes, name: str, *, run: str, folder: str = "/nowhere", tru
     import fiftyone as fo
 
     dataset = fo.Dataset(name, overwrite=True)
-    dataset.add_samples(
-        [
-            fo.Sample(f"{folder}/{i:06d}.png", metadata=fo.ImageMetadata(width=WIDTH, height=HEIGHT))
-            for i in range(scenes.samples)
-        ],
-        dynamic=False,
-    )
+    _add_samples(dataset, scenes.samples, folder)
     dataset.add_sample_field("final", fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
     for attribute in ("run", "source"):
         dataset.add_sample_field(f"final.detections.{attribute}", fo.StringField)
@@ -148,6 +142,26 @@ def insert(scenes: Scenes, name: str, *, run: str, folder: str = "/nowhere", tru
         _write(dataset, "truth", scenes.true_sample, scenes.true_label, scenes.true_boxes, None, {})
     dataset.reload()
     return dataset
+
+
+def _add_samples(dataset: Any, samples: int, folder: str) -> None:
+    """One sample through FiftyOne, the others as copies of its document: a hundred times faster."""
+    import fiftyone as fo
+
+    from valflow import database
+
+    metadata = fo.ImageMetadata(width=WIDTH, height=HEIGHT)
+    dataset.add_sample(fo.Sample(f"{folder}/{0:06d}.png", metadata=metadata))
+    collection = database.samples_of(dataset)
+    first = collection.find_one()
+    assert first is not None
+    for start in range(1, samples, 10_000):
+        collection.insert_many(
+            [
+                first | {"_id": ObjectId(), "filepath": f"{folder}/{i:06d}.png", "_rand": i / samples}
+                for i in range(start, min(start + 10_000, samples))
+            ]
+        )
 
 
 def _write(

@@ -33,3 +33,61 @@ class Corner(Model):
         return fo.Detections(
             detections=[fo.Detection(label="cat", bounding_box=[0.0, 0.0, 0.2, 0.2], confidence=0.9)]
         )
+
+
+class Odd(Corner):
+    """Does something odd on some images, told apart by the red of their first pixel; see ``tests.builders``.
+
+    Args:
+        on: red values of the images on which it is odd.
+        how: ``raise``, ``type`` (Classification), ``none``, ``no_box``, ``no_class``, ``infinite``.
+        short: whether a whole batch gives one result too few.
+    """
+
+    def __init__(self, on: tuple[int, ...] = (), how: str = "raise", short: bool = False) -> None:
+        self.on, self.how, self.short = tuple(on), how, short
+        self.seen: list[int] = []
+
+    def predict_all(self, args: Any) -> list[Any]:
+        found = [self.predict(arg) for arg in args]
+        return found[:-1] if self.short else found
+
+    def predict(self, arg: Any) -> Any:
+        red = int(arg[0, 0, 0])
+        self.seen.append(red)
+        # What it finds says on which image, so that mixed-up results are noticed.
+        box, label = [0.0, 0.0, 0.2, (red + 1) / 257], "cat" if red % 32 else "dog"
+        if red in self.on:
+            if self.how == "raise":
+                raise RuntimeError(f"no idea at {red}")
+            if self.how == "type":
+                return fo.Classification(label="cat")
+            if self.how == "none":
+                return None
+            if self.how == "no_box":
+                return fo.Detections(detections=[fo.Detection(label="cat", confidence=0.9)])
+            if self.how == "no_class":
+                return fo.Detections(detections=[fo.Detection(bounding_box=box, confidence=0.9)])
+            if self.how == "infinite":
+                return fo.Detections(
+                    detections=[fo.Detection(label="cat", bounding_box=box, confidence=float("inf"))]
+                )
+        return fo.Detections(detections=[fo.Detection(label=label, bounding_box=box, confidence=0.9)])
+
+
+class Film(Corner):
+    """A model of videos."""
+
+    @property
+    def media_type(self) -> str:
+        return "video"
+
+
+class Silent(Corner):
+    """Says neither what it can find nor in what."""
+
+    classes = ()
+
+    @property
+    def media_type(self) -> str:
+        raise NotImplementedError("subclass must implement media_type")

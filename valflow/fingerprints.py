@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from bson import ObjectId
@@ -31,32 +32,44 @@ def take_fingerprints(record: dict[str, Any], dataset: Any) -> None:
 
 def changed_samples(record: dict[str, Any], dataset: Any) -> list[ObjectId]:
     """Samples of the run that differ from their fingerprint, or are gone, in anything that is not the run's."""
-    changed: list[ObjectId] = []
+    changed: dict[ObjectId, bytes] = {}
     for shard in ledger.shards(record["run"]):
         ids, packed = shard["sample_ids"], shard.get("fingerprints", b"")
         now = dict(_fingerprints(record, dataset, ids))
-        changed += [
-            sample_id
-            for place, sample_id in enumerate(ids)
-            if now.get(sample_id) != packed[place * _SIZE : (place + 1) * _SIZE]
-        ]
-    return changed
+        for place, sample_id in enumerate(ids):
+            before = packed[place * _SIZE : (place + 1) * _SIZE]
+            if now.get(sample_id) != before:
+                changed[sample_id] = before
+    for tags, ids in _tagged_by_us(record["run"], changed).items():
+        for sample_id, fingerprint in _fingerprints(record, dataset, ids, tags):
+            if fingerprint == changed[sample_id]:
+                del changed[sample_id]
+    return list(changed)
+
+
+def _tagged_by_us(run: str, sample_ids: Iterable[ObjectId]) -> dict[tuple[str, ...], list[ObjectId]]:
+    """Samples on which the review put tags of the team's own, by those tags; what had one before is not there."""
+    tagged: dict[tuple[str, ...], list[ObjectId]] = defaultdict(list)
+    query = {"run": run, "sample_id": {"$in": list(sample_ids)}, "sample_tags.0": {"$exists": True}}
+    for document in database.ledger().find(query, {"sample_id": 1, "sample_tags": 1}):
+        tagged[tuple(sorted({t["tag"] for t in document["sample_tags"]}))].append(document["sample_id"])
+    return tagged
 
 
 def _fingerprints(
-    record: dict[str, Any], dataset: Any, sample_ids: Sequence[ObjectId]
+    record: dict[str, Any], dataset: Any, sample_ids: Sequence[ObjectId], own_tags: Sequence[str] = ()
 ) -> Iterator[tuple[ObjectId, bytes]]:
     ours = [record["label_field"], record["staging_field"], "last_modified_at"]
     # Problem tags are put on samples by the review itself.
-    not_watched = [*WORKFLOW_TAGS, *PROBLEM_TAGS, *record.get("own_tags", [])]
+    not_watched = [*WORKFLOW_TAGS, *PROBLEM_TAGS, *own_tags]
     tags = {
         "$filter": {
             "input": {"$ifNull": ["$tags", []]},
             "as": "t",
-            "cond": {"$not": [{"$in": ["$$t", not_watched]}]},
+            "cond": {"$not": [{"$in": ["$$t", {"$literal": not_watched}]}]},
         }
     }
-    pipeline: list[Any] = [
+    pipeline: list[dict[str, Any]] = [
         {"$match": {"_id": {"$in": list(sample_ids)}}},
         {"$set": {"tags": tags}},
         {"$unset": ours},

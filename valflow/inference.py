@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 from bson import ObjectId
@@ -15,7 +16,7 @@ from pymongo import UpdateOne
 
 from valflow import database, ledger, runs
 from valflow.config import FieldModelConfig, LabelingConfig, ModelConfig, PythonModelConfig
-from valflow.errors import ConfigError, InferenceFailed
+from valflow.errors import ConfigError, InferenceFailed, StaleAttempt
 from valflow.label_types import DETECTIONS, INFERENCE_FAILED, LabelDict, LabelType, candidates, label_type_of
 from valflow.states import Event, State, is_past
 
@@ -39,7 +40,7 @@ def find_targets(dataset: Any, config: LabelingConfig, earlier_runs: Sequence[st
         view = view.select(target.ids)
     if target.tags:
         view = view.match_tags(target.tags)
-    ids = [ObjectId(i) for i in view.values("id")]
+    ids = [ObjectId(i) for i in dict.fromkeys(view.values("id"))]
     if target.only == "new":
         seen = ledger.seen_samples(earlier_runs)
         ids = [i for i in ids if i not in seen]
@@ -102,7 +103,7 @@ def infer_shard(run: str, shard: int) -> dict[str, int]:
     config = LabelingConfig.model_validate(record["config"])
     waiting = ledger.pending(run, shard)
     outcomes = {ledger.LABELLED: 0, ledger.EMPTY: 0, ledger.FAILED: 0}
-    if not waiting:
+    if not waiting or record["state"] != State.CREATED.value:
         return outcomes
     dataset = _load_dataset_cached(record["dataset"], record["dataset_id"])
     source = prediction_source(config.model, dataset)
@@ -110,19 +111,44 @@ def infer_shard(run: str, shard: int) -> dict[str, int]:
         batch = waiting[start : start + config.batch_size]
         for status, n in _write_batch(record, config, dataset, batch, source(batch)).items():
             outcomes[status] += n
+        _leave_if_ended(record, dataset, batch)
     return outcomes
+
+
+def _leave_if_ended(record: runs.Record, dataset: Any, sample_ids: Sequence[ObjectId]) -> None:
+    """Stop where somebody discarded the run meanwhile, and take back what was written since.
+
+    The review field is gone then, and a value in an undeclared field makes the dataset unreadable.
+
+    Raises:
+        StaleAttempt: the run has ended.
+    """
+    now = runs.load(record["run"])
+    if now["open"]:
+        return
+    staging, path = record["staging_field"], label_type_of(record).list_path(record["staging_field"])
+    batch = {"$in": list(sample_ids)}
+    ours = database.ledger().distinct("labels._id", {"run": record["run"], "sample_id": batch})
+    database.samples_of(dataset).update_many(
+        {"_id": batch, f"{path}._id": {"$in": ours}}, {"$unset": {staging: ""}}
+    )
+    raise StaleAttempt(f"run {record['run']} is {now['state']} by now; its inference stops here")
 
 
 def finish_inference(record: runs.Record) -> runs.Record:
     """Count what became of the samples, and move the run on to PREDICTED.
 
     Raises:
-        InferenceFailed: more samples failed than ``max_failed_share`` allows.
+        InferenceFailed: more samples failed than ``max_failed_share`` allows, or some were not looked at.
     """
     if is_past(record["state"], State.PREDICTED):
         return record
     config = LabelingConfig.model_validate(record["config"])
     by_status = ledger.status_counts(record["run"])
+    if by_status.get(ledger.PENDING):
+        raise InferenceFailed(
+            f"{by_status[ledger.PENDING]} samples of run {record['run']} were not looked at; run it again to go on"
+        )
     total, failed = sum(by_status.values()), by_status.get(ledger.FAILED, 0)
     counts = {"samples": total, "failed_samples": failed, "empty_samples": by_status.get(ledger.EMPTY, 0)}
     failures = _describe_failures(record)
@@ -171,6 +197,11 @@ def load_model(config: PythonModelConfig) -> Any:
         raise ConfigError(
             [f"model.path: expected a fiftyone.core.models.Model, {config.path} is {type(model).__name__}"]
         )
+    with suppress(NotImplementedError):  # a model need not say
+        if model.media_type != "image":
+            raise ConfigError(
+                [f"model.path: expected a model of images, {config.path} is one of {model.media_type!r}"]
+            )
     return model
 
 
@@ -241,12 +272,13 @@ def _predict(model: Any, images: list[Any]) -> Iterator[Prediction]:
     if not images:
         return
     try:
-        results = list(model.predict_all(images))
-        yield from (_raw_labels(r) for r in results)
-        return
+        found = [_raw_labels(r) for r in model.predict_all(images)]
     except Exception:  # noqa: BLE001
         # One bad image must not fail its whole batch: ask again one by one, and blame the right one.
-        pass
+        found = []
+    if len(found) == len(images):
+        yield from found
+        return
     for image in images:
         try:
             yield _raw_labels(model.predict(image))
@@ -290,6 +322,11 @@ def _write_batch(
             {"_id": {"$in": failed}},
             {"$addToSet": {"tags": INFERENCE_FAILED}, "$currentDate": {"last_modified_at": True}},
         )
+    done = {"$in": [sample_id for sample_id, status, _ in outcomes if status != ledger.FAILED]}
+    samples.update_many(
+        {"_id": done, "tags": INFERENCE_FAILED},
+        {"$pull": {"tags": INFERENCE_FAILED}, "$currentDate": {"last_modified_at": True}},
+    )
     ledger.account(record["run"], outcomes, _stage(record, samples, found))
     return {s: sum(o[1] == s for o in outcomes) for s in (ledger.LABELLED, ledger.EMPTY, ledger.FAILED)}
 

@@ -114,7 +114,8 @@ def status_counts(run: str) -> dict[str, int]:
         [{"$match": {"run": run}}, {"$group": {"_id": "$status", "n": {"$sum": 1}}}]
     )
     counts = {g["_id"]: g["n"] for g in groups}
-    waiting = sum(len(shard["sample_ids"]) for shard in shards(run)) - sum(counts.values())
+    seen = sum(n for status, n in counts.items() if status != DRAWN)
+    waiting = sum(len(shard["sample_ids"]) for shard in shards(run)) - seen
     return {**counts, PENDING: waiting} if waiting > 0 else counts
 
 

@@ -39,7 +39,7 @@ def put_on(record: dict[str, Any], dataset: Any, name: str, action: int) -> None
         had = [d["_id"] for d in staged or [] if name in (d.get("tags") or [])]
         if had:
             kept = {"$set": {"labels.$[l].tags.$[t].kept": True}}
-            filters: list[Any] = [{"l._id": {"$in": had}}, {"t.action": action}]
+            filters: list[Mapping[str, Any]] = [{"l._id": {"$in": had}}, {"t.action": action}]
             remembered.append(UpdateOne(holder, kept, array_filters=filters))
         updates += _changes("$addToSet", sample_id, name, True, path, staged, holders[sample_id])
     if remembered:

@@ -17,9 +17,9 @@ from valflow.errors import PromotionError
 from valflow.fingerprints import changed_samples
 from valflow.freezing import digest_of
 from valflow.inference import declare_field
-from valflow.label_types import INFERENCE_FAILED, LabelType, label_type_of
+from valflow.label_types import LabelType, label_type_of
 from valflow.ledger import problem_tag_counts
-from valflow.states import Event, State, is_past
+from valflow.states import Event, State, advance, is_past
 
 BATCH = 1000
 
@@ -40,12 +40,22 @@ def promote(record: runs.Record, dataset: Any, progress: Progress | None = None)
     Raises:
         PromotionError: the frozen labels are not those that were confirmed, or what is written differs
             from what was announced.
+        IllegalTransition: the run is not validated.
     """
     if is_past(record["state"], State.FINALIZED):
         return record
-    if record["state"] == State.VALIDATED.value:
-        record = runs.transition(record, Event.BEGIN_FINALIZE, actor="system", figures=_announced(record))
+    begins = record["state"] != State.FINALIZING.value
+    if begins:
+        advance(record["state"], Event.BEGIN_FINALIZE, record.get("failed_from"))
     _check_frozen(record)
+    if begins:
+        record = runs.transition(
+            record,
+            Event.BEGIN_FINALIZE,
+            actor="system",
+            figures=_announced(record),
+            changes={"creates_field": _is_free(record, dataset)},
+        )
     field_id = _declare_label_field(record, dataset)
     runs.update(runs.fence_of(record), {"field_id": field_id})
     targets = _frozen_samples(record)
@@ -57,10 +67,6 @@ def promote(record: runs.Record, dataset: Any, progress: Progress | None = None)
             progress(len(batch))
     verification = _verify(record, dataset)
     drop_staging(record)
-    database.samples_of(dataset).update_many(
-        {"tags": INFERENCE_FAILED, "_id": {"$in": targets}},
-        {"$pull": {"tags": INFERENCE_FAILED}, "$currentDate": {"last_modified_at": True}},
-    )
     dataset.reload()
     dataset.sync_last_modified_at()
     _register(record, dataset)
@@ -114,12 +120,29 @@ def _check_frozen(record: runs.Record) -> None:
         )
 
 
+def _is_free(record: runs.Record, dataset: Any) -> bool:
+    """Whether the run creates its label field.
+
+    Raises:
+        PromotionError: somebody else made a field of that name since the run began.
+    """
+    dataset.reload()
+    name = record["label_field"]
+    if not dataset.has_field(name):
+        return True
+    if field_identity(dataset, name) is None and not record["config"]["append"]:
+        raise PromotionError(
+            f"somebody made a field {name!r} on {record['dataset']} since run {record['run']} began; "
+            "nothing was written. Rename that field, or discard the run"
+        )
+    return False
+
+
 def _declare_label_field(record: runs.Record, dataset: Any) -> str:
     import fiftyone as fo
 
     label_type, name = label_type_of(record), record["label_field"]
     dataset.reload()
-    created = not dataset.has_field(name)
     declare_field(dataset, name, label_type)
     for attribute in ("run", "source"):
         path = f"{label_type.list_path(name)}.{attribute}"
@@ -128,7 +151,8 @@ def _declare_label_field(record: runs.Record, dataset: Any) -> str:
     field = dataset.get_field(name)
     identity = (field.info or {}).get("valflow")
     if identity is None:
-        identity = {"field_id": uuid.uuid4().hex, "created": created}
+        # Known from before the field was declared: a crash in between must not make it somebody else's.
+        identity = {"field_id": uuid.uuid4().hex, "created": record["creates_field"]}
         field.info = {**(field.info or {}), "valflow": identity}
         field.save()
     return identity["field_id"]
@@ -231,7 +255,7 @@ def _verify(record: runs.Record, dataset: Any) -> dict[str, Any]:
     label_type, name = label_type_of(record), record["label_field"]
     path = label_type.list_path(name)
     per_class = {
-        g["_id"]: g["n"]
+        str(g["_id"]): g["n"]
         for g in database.samples_of(dataset).aggregate(
             [
                 {"$match": {f"{path}.run": record["run"]}},
@@ -245,13 +269,16 @@ def _verify(record: runs.Record, dataset: Any) -> dict[str, Any]:
     }
     written, announced = sum(per_class.values()), record["frozen"]["labels"]
     samples = database.samples_of(dataset).count_documents({f"{path}.run": record["run"]})
+    deleted: dict[ObjectId, int] = {}
     if written != announced or samples != record["frozen"]["samples"]:
-        there = set(database.samples_of(dataset).distinct("_id", {f"{path}.run": record["run"]}))
-        missing = [str(i) for i in _frozen_samples(record) if i not in there]
+        deleted = _deleted_since(record, dataset)
+    if (written + sum(deleted.values()), samples + len(deleted)) != (announced, record["frozen"]["samples"]):
+        there = database.samples_of(dataset).find({f"{path}.run": record["run"]}, {"_id": 1})
+        missing = set(_frozen_samples(record)) - {d["_id"] for d in there} - deleted.keys()
         raise PromotionError(
             f"{announced} labels on {record['frozen']['samples']} samples were announced, {written} on {samples} "
             f"are in {record['dataset']}.{name}"
-            + (f"; samples without them: {', '.join(missing[:5])} (deleted?)" if missing else "")
+            + (f"; samples without them: {', '.join(map(str, sorted(missing)[:5]))}" if missing else "")
             + ". The review field was kept; run the finalization again once the cause is mended"
         )
     changed = changed_samples(record, dataset)
@@ -261,9 +288,23 @@ def _verify(record: runs.Record, dataset: Any) -> dict[str, Any]:
         "labels_per_class": per_class,
         "announced": announced,
         "written": written,
+        "deleted_samples": [str(i) for i in deleted],
         "changed_elsewhere": [str(i) for i in changed[:100]],
         "changed_elsewhere_count": len(changed),
     }
+
+
+def _deleted_since(record: runs.Record, dataset: Any) -> dict[ObjectId, int]:
+    """Frozen samples that somebody deleted since the decision, with their number of frozen labels."""
+    frozen = database.ledger().aggregate(
+        [
+            {"$match": {"run": record["run"], "frozen.token": record["frozen"]["token"]}},
+            {"$project": {"_id": "$sample_id", "n": {"$size": "$frozen.labels"}}},
+            {"$match": {"n": {"$gt": 0}}},
+        ]
+    )
+    there = {d["_id"] for d in database.samples_of(dataset).find({}, {"_id": 1})}
+    return {d["_id"]: d["n"] for d in frozen if d["_id"] not in there}
 
 
 def _register(record: runs.Record, dataset: Any) -> None:
@@ -277,20 +318,22 @@ def _register(record: runs.Record, dataset: Any) -> None:
             reviewer=record["decision"]["reviewer"],
         )
         dataset.register_run(record["run"], config)
-    saved = set(dataset.list_saved_views())
+    saved = dataset.list_saved_views()
+    taken = {_address_of(name) for name in saved}
     for tag in problem_tag_counts(record["run"]):
-        if tag not in saved and _can_name_a_view(tag):
+        address = _address_of(tag)
+        if tag not in saved and address is not None and address not in taken:
+            taken.add(address)
             dataset.save_view(
                 tag, dataset.match_tags(tag), description=f"Samples that reviewers tagged {tag}"
             )
 
 
-def _can_name_a_view(tag: str) -> bool:
-    """Whether FiftyOne makes an address of the tag; one that is all in another script has none."""
+def _address_of(name: str) -> str | None:
+    """What FiftyOne makes of a saved view's name in its address: one view each, none for another script."""
     from fiftyone.core.utils import to_slug
 
     try:
-        to_slug(tag)
+        return str(to_slug(name))
     except ValueError:
-        return False
-    return True
+        return None

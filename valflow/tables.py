@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # Bounds the memory of a check, whatever the size of the run.
 LABELS_PER_TABLE = 50_000
+_NO_BOX = (np.nan,) * 4
 
 
 def predicted_tables(record: dict[str, Any], dataset: Any) -> Iterator[pd.DataFrame]:
@@ -105,7 +106,8 @@ def _table_of(
     groups = np.repeat(np.arange(len(rows)), sizes)
     labels = np.array(list(chain.from_iterable(r["l"] for r in rows)), dtype=object)
     confidence = ledger.confidence_array(list(chain.from_iterable(r["c"] for r in rows)))
-    boxes = np.array(list(chain.from_iterable(r["b"] for r in rows)), dtype=np.float64).reshape(-1, 4)
+    corners = chain.from_iterable(r["b"] for r in rows)
+    boxes = np.array([b if b and len(b) == 4 else _NO_BOX for b in corners], np.float64).reshape(-1, 4)
     codes = (
         np.unique(labels.astype(str), return_inverse=True)[1] if len(labels) else np.zeros(0, dtype=np.int64)
     )

@@ -28,13 +28,14 @@ def suite_parameters(record: runs.Record, dataset: Any) -> dict[str, Any]:
 def allowed_classes(record: runs.Record, dataset: Any) -> list[str]:
     """Classes that a label may have: those configured, else what the model and the dataset know.
 
-    A reviewer may correct a label to a class that the dataset's ground truth has and the model has not.
+    A reviewer may correct a label to a class that the dataset's ground truth has and the model has not. Empty
+    where neither says: what happens to be annotated is no list of what a model may find.
     """
     config = LabelingConfig.model_validate(record["config"])
     if config.classes is not None:
         return list(config.classes)
     known = set(prediction_classes(config.model, dataset)) | set(dataset.default_classes or [])
-    if config.evaluation is not None:
+    if known and config.evaluation is not None:
         known |= set(dataset.distinct(f"{config.evaluation.ground_truth}.detections.label"))
     return sorted(known)
 

@@ -385,7 +385,7 @@ def test_marks_and_results_equal_fiftyone(
     make_dataset: Callable[..., Any], iou: float, options: dict[str, bool]
 ) -> None:
     has_map = "missing" not in options  # FiftyOne refuses mAP when a confidence is missing
-    dataset = make_dataset(*random_rows(7, 15, **options), 15, unlabelled=(3,))
+    dataset = make_dataset(*random_rows(7, 10, **options), 10, unlabelled=(3,))
     ids = dataset.values("id")
     metrics = evaluation.evaluate(dataset, "final", "truth", "ours", run_key=RUN, iou=iou, sample_ids=ids)
     theirs = dataset.evaluate_detections(
