@@ -121,13 +121,21 @@ def _judge(dataset: Any, field: str, items: list[dict[str, Any]], path: Path) ->
         writer = csv.writer(file)
         writer.writerow(["number", "verdict"])
         for item in items:
-            sample = dataset[item["sample_id"]]
-            label = next(d for d in sample[field].detections if d.id == item["label_id"])
-            true = _true_digit(sample, label)
-            verdict = (
-                "not_an_object" if true is None else "correct" if true.label == label.label else "wrong_class"
-            )
-            writer.writerow([item["number"], verdict])
+            writer.writerow([item["number"], _verdict(dataset[item["sample_id"]], field, item["label_id"])])
+
+
+def _verdict(sample: Any, field: str, label_id: str) -> str:
+    """What is wrong with a label; a digit found twice is right once, where the model is surest."""
+    label = next(d for d in sample[field].detections if d.id == label_id)
+    true = _true_digit(sample, label)
+    if true is None:
+        return "not_an_object"
+    if true.label != label.label:
+        return "wrong_class"
+    same = [d for d in sample[field].detections if "approved" in d.tags and d.label == label.label]
+    rivals = [d for d in same if (found := _true_digit(sample, d)) is not None and found.id == true.id]
+    surest = max(rivals, key=lambda d: d.confidence, default=label)
+    return "correct" if surest.id == label_id else "duplicate"
 
 
 def _true_digit(sample: Any, label: Any) -> Any:
