@@ -1,20 +1,18 @@
 """Evaluation with mAP and marks, beside FiftyOne's ``evaluate_detections(compute_mAP=True)``.
 
-Run as ``python benchmarks/bench_evaluation.py [--samples 1500]``.
+Run as ``python -m benchmarks.bench_evaluation [--samples 1500]``.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
-from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from benchmarks.measuring import Meter, insert, make_scenes, own_database
+from benchmarks.measuring import Meter, own_database
+from benchmarks.scenes import make_scenes, write_dataset
 
 RUN = "bench_run"
+FINAL = {"run": RUN, "source": "auto"}
 GOAL = 20.0
 
 
@@ -35,26 +33,26 @@ def compare(meter: Meter, samples: int, alone: bool) -> None:
 
     scenes = make_scenes(samples)
     labels = len(scenes.sample)
-    dataset = insert(scenes, "bench_evaluation", run=RUN)
+    dataset = write_dataset("bench_evaluation", scenes, field="final", truth="truth", attributes=FINAL)
     enter_ledger(dataset)
     evaluate_tiny()
     with meter.measure() as ours:
         metrics = evaluation.evaluate(dataset, "final", "truth", "ours", run_key=RUN)
     if alone:
-        meter.row("valflow: evaluate", labels, ours)
+        meter.row("valflow: evaluate", labels, ours.cpu)
         return
     with meter.measure() as theirs:
         results = dataset.evaluate_detections("final", "truth", "theirs", method="coco", compute_mAP=True)
     check_equal(dataset, metrics, results)
-    meter.row("FiftyOne: evaluate_detections(compute_mAP=True)", labels, theirs)
-    meter.row("valflow: evaluate", labels, ours, theirs.cpu / ours.cpu, f"{GOAL:.0f}x")
+    meter.row("FiftyOne: evaluate_detections(compute_mAP=True)", labels, theirs.cpu)
+    meter.against("valflow: evaluate", labels, ours.cpu, theirs.cpu, GOAL)
 
 
 def evaluate_tiny() -> None:
     """Import everything that both ways need, so that the rows compare only the work."""
     from valflow import evaluation
 
-    dataset = insert(make_scenes(20), "tiny", run=RUN)
+    dataset = write_dataset("tiny", make_scenes(20), field="final", truth="truth", attributes=FINAL)
     sample_ids = dataset.values("id")
     evaluation.evaluate(dataset, "final", "truth", "ours", run_key=RUN, sample_ids=sample_ids)
     dataset.evaluate_detections("final", "truth", "theirs", method="coco", compute_mAP=True)

@@ -1,6 +1,6 @@
 """COCO export, read back and compared, beside FiftyOne's exporter, which does not read back.
 
-Run as ``python benchmarks/bench_export.py [--samples 10000]``. Labels alone: copying images costs the same in
+Run as ``python -m benchmarks.bench_export [--samples 10000]``. Labels alone: copying images costs the same in
 both ways.
 """
 
@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from benchmarks.measuring import Meter, insert, make_scenes, own_database
+from benchmarks.measuring import Meter, own_database
+from benchmarks.scenes import make_scenes, write_dataset
 
 RUN = "bench_run"
+FINAL = {"run": RUN, "source": "auto"}
 GOAL = 25.0
 
 
@@ -27,8 +25,8 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--without-fiftyone", action="store_true", help="ours alone (for large datasets)")
     options = parser.parse_args()
-    with own_database() as meter, tempfile.TemporaryDirectory() as folder:
-        compare(meter, options.samples, Path(folder), options.without_fiftyone)
+    with own_database() as meter:
+        compare(meter, options.samples, meter.folder, options.without_fiftyone)
         meter.print_table(f"COCO export, {options.samples:,} images")
 
 
@@ -36,22 +34,24 @@ def compare(meter: Meter, samples: int, folder: Path, alone: bool) -> None:
     """Export the same labels in both ways, compare the files, and add the rows."""
     from valflow.exporting import export_labels
 
-    tiny = insert(make_scenes(20), "tiny", run=RUN, truth=False)  # imports are not what is compared
+    tiny = write_dataset(
+        "tiny", make_scenes(20), field="final", truth=None, attributes=FINAL
+    )  # imports are not what is compared
     export_labels(tiny, "final", "coco", folder / "tiny", RUN, media="none")
     by_fiftyone(tiny, folder / "tiny.json")
     scenes = make_scenes(samples)
     labels = len(scenes.sample)
-    dataset = insert(scenes, "bench_export", run=RUN, truth=False)
+    dataset = write_dataset("bench_export", scenes, field="final", truth=None, attributes=FINAL)
     with meter.measure() as ours:
         entry = export_labels(dataset, "final", "coco", folder, RUN, scope="field", media="none")
     if alone:
-        meter.row("valflow: COCO export and read back", labels, ours)
+        meter.row("valflow: COCO export and read back", labels, ours.cpu)
         return
     with meter.measure() as theirs:
         by_fiftyone(dataset, folder / "theirs.json")
     check_equal(Path(entry["dir"]) / "labels.json", folder / "theirs.json")
-    meter.row("FiftyOne: export", labels, theirs)
-    meter.row("valflow: COCO export and read back", labels, ours, theirs.cpu / ours.cpu, f"{GOAL:.0f}x")
+    meter.row("FiftyOne: export", labels, theirs.cpu)
+    meter.against("valflow: COCO export and read back", labels, ours.cpu, theirs.cpu, GOAL)
 
 
 def by_fiftyone(dataset: Any, path: Path) -> None:

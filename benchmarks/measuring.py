@@ -1,28 +1,32 @@
-"""What the benchmarks share: a database of their own, synthetic datasets, CPU seconds, and the table.
+"""What the benchmarks share: a database of their own, CPU seconds, and the table.
 
-Figures are CPU seconds of this process and of mongod together, so that a slow client with a fast server,
-or the reverse, cannot hide; a row's wall time is printed beside it.
+Figures are CPU seconds of this process and of mongod together, so that a slow client with a fast server, or
+the reverse, cannot hide. Wall times are not shown: they are those of whatever else the machine does.
 """
 
 from __future__ import annotations
 
 import gc
 import os
+import platform
+import resource
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
-import numpy as np
 import psutil
-from bson import ObjectId
 
-from valflow.mongod import Mongod
+from valflow.mongod import Mongod, server_version
 
-WIDTH, HEIGHT = 640, 480
+_HEAD = ("operation", "labels", "CPU s", "µs per label", "figure", "limit")
+_ADDITIONS = 5_000_000
 
 
 @contextmanager
@@ -35,171 +39,133 @@ def own_database() -> Iterator[Meter]:
         os.environ.update(mongod.environment)
         os.environ["FIFTYONE_SHOW_PROGRESS_BARS"] = "false"
         os.environ["FIFTYONE_DO_NOT_TRACK"] = "true"
-        yield Meter(_server_process(mongod))
+        yield Meter(_server_process(mongod), Path(folder), server_version(mongod.uri) or "?")
 
 
 @dataclass
 class Measured:
-    """Cost of one operation in seconds."""
+    """CPU seconds of one operation; ``apart`` are those of the functions measured inside it, by name."""
 
-    cpu: float
-    wall: float
+    cpu: float = 0.0
+    apart: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def rest(self) -> float:
+        """What remains without the functions that have rows of their own."""
+        return self.cpu - sum(self.apart.values())
 
 
 @dataclass
 class Meter:
-    """Measures CPU of this process and the server, and collects the rows of the table."""
+    """Measures CPU of this process and the server, and collects the rows of the table.
+
+    Attributes:
+        server: the mongod.
+        folder: a place for files, removed at the end.
+        version: of the mongod.
+    """
 
     server: psutil.Process
+    folder: Path
+    version: str = "?"
     rows: list[tuple[str, ...]] = field(default_factory=list)
 
     @contextmanager
-    def measure(self) -> Iterator[Measured]:
-        """Time what runs inside."""
+    def measure(self, *apart: tuple[Any, str]) -> Iterator[Measured]:
+        """Count what runs inside.
+
+        Args:
+            apart: functions whose share is also counted by itself: the module that calls them, and their name.
+                None of them may call another.
+        """
         gc.collect()
-        result = Measured(0.0, 0.0)
-        cpu, wall = self._cpu(), time.perf_counter()
-        yield result
-        result.cpu, result.wall = self._cpu() - cpu, time.perf_counter() - wall
+        result = Measured(apart={name: 0.0 for _, name in apart})
+        with ExitStack() as stack:
+            for module, name in apart:
+                stack.enter_context(patch.object(module, name, self._counted(module, name, result)))
+            begin = self._cpu()
+            yield result
+            result.cpu = self._cpu() - begin
+
+    def _counted(self, module: Any, name: str, result: Measured) -> Any:
+        function = getattr(module, name)
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            begin = self._cpu()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                result.apart[name] += self._cpu() - begin
+
+        return counted
 
     def row(
-        self, name: str, labels: int, measured: Measured, ratio: float | None = None, goal: str = ""
+        self, name: str, labels: int | None, cpu: float | None, figure: str = "", limit: str = ""
     ) -> None:
-        """Add one line; ``ratio`` is how many times cheaper than the row it is compared with."""
-        self.rows.append(
-            (
-                name,
-                f"{labels:,}",
-                f"{measured.cpu:.2f}",
-                f"{measured.wall:.2f}",
-                f"{measured.cpu / max(labels, 1) * 1e6:.1f}",
-                "" if ratio is None else f"{ratio:.1f}x",
-                goal,
-            )
-        )
+        """Add one line; ``figure`` is what the limit is about."""
+        each = f"{cpu / labels * 1e6:.1f}" if cpu is not None and labels else ""
+        seconds = "" if cpu is None else f"{cpu:.2f}"
+        self.rows.append((name, f"{labels:,}" if labels else "", seconds, each, figure, limit))
+
+    def against(self, name: str, labels: int, cpu: float, theirs: float, least: float | None = None) -> None:
+        """Add one line that says how many times cheaper this is, and how many times it must be."""
+        limit = "" if least is None else f"at least {least:.0f}x"
+        self.row(name, labels, cpu, f"{theirs / cpu:.1f}x" if cpu > 0 else "", limit)
 
     def print_table(self, title: str) -> None:
-        """Print the rows as a Markdown table."""
-        head = ("operation", "labels", "CPU s", "wall s", "CPU µs/label", "ratio", "limit")
-        widths = [max(len(row[i]) for row in (head, *self.rows)) for i in range(len(head))]
-        print(f"\n{title}\n")
-        for line in (head, tuple("-" * w for w in widths), *self.rows):
-            cells = (
-                c.ljust(w) if i == 0 else c.rjust(w)
-                for i, (c, w) in enumerate(zip(line, widths, strict=True))
-            )
-            print("| " + " | ".join(cells) + " |")
+        """Print the rows as a Markdown table, under what is to be known about the machine."""
+        print(f"\n## {title}\n\n{_machine(self.version)}\n")
+        widths = [max(len(row[i]) for row in (_HEAD, *self.rows)) for i in range(len(_HEAD))]
+        for line in (_HEAD, tuple("-" * w for w in widths), *self.rows):
+            print("| " + " | ".join(_aligned(line, widths)) + " |", flush=True)
 
     def _cpu(self) -> float:
         return sum(sum(p.cpu_times()[:2]) for p in (psutil.Process(), self.server))
 
 
-@dataclass(frozen=True)
-class Scenes:
-    """Synthetic predictions and ground truth: (N,) columns in the order of the samples."""
+def cpu_of(command: Sequence[str], environment: Mapping[str, str] | None = None) -> float:
+    """CPU seconds of a command and of the processes that it waited for.
 
-    samples: int
-    sample: np.ndarray
-    label: np.ndarray
-    confidence: np.ndarray
-    boxes: np.ndarray
-    true_sample: np.ndarray
-    true_label: np.ndarray
-    true_boxes: np.ndarray
-
-
-def make_scenes(samples: int, labels_per_sample: float = 8, classes: int = 30, seed: int = 0) -> Scenes:
-    """Predictions in a long-tailed class mix; the truth lacks some, has moved boxes and other classes."""
-    rng = np.random.default_rng(seed)
-    share = 1 / np.arange(1, classes + 1)
-    sizes = np.clip(rng.poisson(labels_per_sample, samples), 0, 30)
-    total = int(sizes.sum())
-    sample = np.repeat(np.arange(samples), sizes)
-    label = rng.choice(classes, total, p=share / share.sum())
-    extent = rng.uniform(0.02, 0.3, (total, 2))
-    boxes = np.hstack([rng.uniform(0, 1, (total, 2)) * (1 - extent), extent])
-    there = rng.random(total) > 0.1
-    moved = np.clip(boxes[there] + rng.normal(0, 0.01, (int(there.sum()), 4)), 0.001, 0.999)
-    true_label = label[there].copy()
-    other = rng.random(len(true_label)) < 0.08
-    true_label[other] = rng.integers(0, classes, int(other.sum()))
-    return Scenes(samples, sample, label, rng.beta(3, 1.5, total), boxes, sample[there], true_label, moved)
+    Raises:
+        subprocess.CalledProcessError: it failed; what it printed is shown.
+    """
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        command, env={**os.environ, **(environment or {})}, check=False, capture_output=True, text=True
+    )
+    if done.returncode:
+        sys.stderr.write(done.stdout + done.stderr)
+        done.check_returncode()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def insert(scenes: Scenes, name: str, *, run: str, folder: str = "/nowhere", truth: bool = True) -> Any:
-    """A FiftyOne dataset of these scenes, written raw; predictions look like finalized labels."""
-    import fiftyone as fo
-
-    dataset = fo.Dataset(name, overwrite=True)
-    _add_samples(dataset, scenes.samples, folder)
-    dataset.add_sample_field("final", fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
-    for attribute in ("run", "source"):
-        dataset.add_sample_field(f"final.detections.{attribute}", fo.StringField)
-    extra = {"run": run, "source": "auto"}
-    _write(dataset, "final", scenes.sample, scenes.label, scenes.boxes, scenes.confidence, extra)
-    if truth:
-        dataset.add_sample_field("truth", fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
-        _write(dataset, "truth", scenes.true_sample, scenes.true_label, scenes.true_boxes, None, {})
-    dataset.reload()
-    return dataset
-
-
-def _add_samples(dataset: Any, samples: int, folder: str) -> None:
-    """One sample through FiftyOne, the others as copies of its document: a hundred times faster."""
-    import fiftyone as fo
-
-    from valflow import database
-
-    metadata = fo.ImageMetadata(width=WIDTH, height=HEIGHT)
-    dataset.add_sample(fo.Sample(f"{folder}/{0:06d}.png", metadata=metadata))
-    collection = database.samples_of(dataset)
-    first = collection.find_one()
-    assert first is not None
-    for start in range(1, samples, 10_000):
-        collection.insert_many(
-            [
-                first | {"_id": ObjectId(), "filepath": f"{folder}/{i:06d}.png", "_rand": i / samples}
-                for i in range(start, min(start + 10_000, samples))
-            ]
-        )
-
-
-def _write(
-    dataset: Any,
-    name: str,
-    sample: np.ndarray,
-    label: np.ndarray,
-    boxes: np.ndarray,
-    confidence: np.ndarray | None,
-    extra: dict[str, Any],
-) -> None:
-    from pymongo import UpdateOne
-
-    from valflow import database
-
-    collection = database.samples_of(dataset)
-    ids = [document["_id"] for document in collection.find({}, {"_id": 1})]
-    lists: list[list[dict[str, Any]]] = [[] for _ in ids]
-    levels = confidence.tolist() if confidence is not None else [None] * len(sample)
-    for s, c, box, level in zip(sample.tolist(), label.tolist(), boxes.tolist(), levels, strict=True):
-        detection = {
-            "_id": ObjectId(),
-            "_cls": "Detection",
-            "tags": [],
-            "attributes": {},
-            "label": f"class_{c:02d}",
-            "bounding_box": box,
-            **extra,
-        }
-        if level is not None:
-            detection["confidence"] = level
-        lists[s].append(detection)
-    updates = [
-        UpdateOne({"_id": i}, {"$set": {name: {"_cls": "Detections", "detections": found}}})
-        for i, found in zip(ids, lists, strict=True)
+def _aligned(line: Sequence[str], widths: Sequence[int]) -> list[str]:
+    return [
+        cell.ljust(w) if i == 0 else cell.rjust(w)
+        for i, (cell, w) in enumerate(zip(line, widths, strict=True))
     ]
-    for start in range(0, len(updates), 1000):
-        collection.bulk_write(updates[start : start + 1000], ordered=False)
+
+
+def _machine(mongod: str) -> str:
+    """Versions, cores, and how fast the machine is at this moment."""
+    begin, total = time.process_time(), 0
+    for number in range(_ADDITIONS):
+        total += number
+    each = (time.process_time() - begin) / _ADDITIONS * 1e9
+    return (
+        f"{_processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; Python "
+        f"{platform.python_version()}, MongoDB {mongod}; one addition in a Python loop takes {each:.0f} ns"
+    )
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
 def _server_process(mongod: Mongod) -> psutil.Process:

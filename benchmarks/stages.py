@@ -1,8 +1,8 @@
 """The stages of a run as the flow calls them, without Prefect; and a process of its own that measures them.
 
-python -m benchmarks.stages DATASET --server PID --folder DIR [--stages infer,triage] prints JSON. The database
-is the one that FIFTYONE_DATABASE_URI names. A process measures only what it has not touched before: memory that
-an earlier stage freed would hide what a later one takes.
+``python -m benchmarks.stages DATASET --server PID --folder DIR --stages infer,triage`` prints JSON. The database
+is the one that FIFTYONE_DATABASE_URI names. For figures of memory give each stage a process: what an earlier
+stage freed would hide what a later one takes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import ctypes
 import gc
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,20 +20,20 @@ from typing import Any
 
 import psutil
 
-from benchmarks import data
+from benchmarks import scenes
 from benchmarks.measuring import Meter
 
 LABEL_FIELD = "final"
 REVIEWER = "ann"
-_SAMPLING_SECONDS = 0.01
+_SAMPLING_SECONDS = 0.02
+_TINY = 100
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one stage took: seconds, and bytes above what the process held before."""
+    """What one stage took: CPU seconds, and bytes above what the process held before."""
 
     cpu: float
-    wall: float
     peak: int
 
 
@@ -45,9 +45,10 @@ def config_of(dataset: str, folder: Path) -> Any:
         {
             "dataset": dataset,
             "label_field": LABEL_FIELD,
-            "model": {"kind": "field", "field": data.PREDICTIONS},
-            "approval": {"threshold": 0.7, "per_class": data.thresholds()},
-            "evaluation": {"ground_truth": data.TRUTH},
+            "model": {"kind": "field", "field": scenes.PREDICTIONS},
+            "min_confidence": 0.0,
+            "approval": {"threshold": 0.7, "per_class": scenes.thresholds()},
+            "evaluation": {"ground_truth": scenes.TRUTH},
             "export": [{"format": "coco", "dir": str(folder / "exports")}],
             "output_dir": str(folder / "runs"),
         }
@@ -100,7 +101,7 @@ def review(run: str) -> None:
     """What a person would do; never measured."""
     from valflow import actions
 
-    actions.approve(run, actions.Selection(classes=data.CLASSES[:3], min_confidence=0.5), REVIEWER)
+    actions.approve(run, actions.Selection(classes=scenes.CLASSES[:3], min_confidence=0.5), REVIEWER)
     actions.reject(run, actions.Selection(max_confidence=0.3), REVIEWER)
 
 
@@ -182,13 +183,13 @@ STAGES: dict[str, Callable[[str], None]] = {
 }
 
 
-def run_stages(run: str, stages: list[str], meter: Meter) -> dict[str, Cost]:
+def run_stages(run: str, stages: Sequence[str], meter: Meter) -> dict[str, Cost]:
     """Run some stages of a run and measure each."""
     costs = {}
     for name in stages:
-        with meter.measure() as measured, _peak_memory() as peak:
+        with _peak_memory() as peak, meter.measure() as measured:
             STAGES[name](run)
-        costs[name] = Cost(measured.cpu, measured.wall, peak.above)
+        costs[name] = Cost(measured.cpu, peak.above)
         if name == "triage":
             review(run)
     return costs
@@ -229,47 +230,33 @@ def _give_back_memory() -> None:
 
 
 def main() -> None:
-    """Measure stages of the latest run into a dataset, or of a new one."""
+    """Measure stages of the latest run into a dataset; the first stage opens it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("dataset")
     parser.add_argument("--server", type=int, required=True, help="process of the database")
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--stages", default=",".join(STAGES))
+    parser.add_argument("--stages", required=True)
     options = parser.parse_args()
-    meter = Meter(psutil.Process(options.server))
+    meter = Meter(psutil.Process(options.server), options.folder)
     stages = options.stages.split(",")
-    with meter.measure() as first:
-        _run_tiny(options.folder, meter)
+    _run_tiny(options.folder, stages[-1], meter)
     from valflow import runs
 
     if stages[0] == "infer":
         run = open_run(options.dataset, options.folder)
     else:
         run = runs.list_runs(options.dataset, 1)[0]["run"]
-    costs = run_stages(run, stages, meter)
-    counts = runs.load(run)["counts"]
-    started = sum(psutil.Process().cpu_times()[:2]) - sum(c.cpu for c in costs.values())
-    print(
-        json.dumps(
-            {
-                "counts": counts,
-                "first": first.cpu,
-                "started": started,
-                "costs": {k: asdict(c) for k, c in costs.items()},
-            }
-        )
-    )
+    costs = {name: asdict(cost) for name, cost in run_stages(run, stages, meter).items()}
+    print(json.dumps({"counts": runs.load(run)["counts"], "costs": costs}))
 
 
-def _run_tiny(folder: Path, meter: Meter) -> None:
-    """All stages on a few images, so that imports and first uses are paid before anything is measured."""
-    import fiftyone as fo
-
+def _run_tiny(folder: Path, last: str, meter: Meter) -> None:
+    """The stages on a few images, so that imports and first uses are paid before anything is measured."""
     name = f"tiny_{psutil.Process().pid}"
-    dataset = data.write_dataset(name, 300, folder / name)
-    run_stages(open_run(name, folder), list(STAGES), meter)
-    dataset.delete()
-    del fo
+    few = scenes.make_scenes(_TINY)
+    scenes.write_dataset(name, few, doubled=scenes.DOUBLED, folder=folder / name)
+    names = list(STAGES)
+    run_stages(open_run(name, folder), names[: names.index(last) + 1], meter)
 
 
 if __name__ == "__main__":

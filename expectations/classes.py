@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import importlib
+import logging
 import os
 import re
 import warnings
@@ -26,6 +27,8 @@ def great_expectations() -> ModuleType:
 
         import expectations.custom  # noqa: F401  registers its classes
 
+    # It sets this one to INFO, for news of each temporary folder that it makes.
+    logging.getLogger("great_expectations.data_context.types.base").setLevel(logging.WARNING)
     return gx
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prefect import get_run_logger, task
 
-from valflow import runs
+from valflow import database, runs
 from valflow.config import LabelingConfig
 from valflow.evaluation import evaluate as compare
 from valflow.states import State
@@ -20,15 +20,13 @@ def evaluate(run: str) -> None:
 @task(name="evaluate")
 def measure(run: str) -> None:
     """Store FiftyOne's evaluation in the dataset, and the metrics with the run."""
-    import fiftyone as fo
-
     record = runs.load(run)
     config = LabelingConfig.model_validate(record["config"])
     assert config.evaluation is not None
     fence = runs.fence_of(record)
     with runs.timed(fence, "evaluate"):
         metrics = compare(
-            fo.load_dataset(record["dataset"]),
+            database.dataset_of(record),
             record["label_field"],
             config.evaluation.ground_truth,
             config.evaluation.eval_key,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import get_run_logger, task
 
 from tasks.progress import progress_bar
-from valflow import promotion, runs
+from valflow import database, promotion, runs
 from valflow.states import State
 
 
@@ -18,14 +18,12 @@ def finalize(run: str) -> None:
 @task(name="finalize")
 def promote(run: str) -> dict[str, int]:
     """The journaled promotion, with its progress."""
-    import fiftyone as fo
-
     record = runs.load(run)
     with (
         runs.timed(runs.fence_of(record), "finalize"),
         progress_bar("finalize", record["frozen"]["samples"], "samples") as advance,
     ):
-        record = promotion.promote(record, fo.load_dataset(record["dataset"]), advance)
+        record = promotion.promote(record, database.dataset_of(record), advance)
     counts: dict[str, int] = record["counts"]
     get_run_logger().info("finalize: %(finalized)d labels written, %(discarded)d discarded", counts)
     return counts

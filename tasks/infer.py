@@ -9,7 +9,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.futures import as_completed
 
 from tasks.progress import progress_bar
-from valflow import inference, opening, runs
+from valflow import database, inference, opening, runs
 from valflow.states import State, is_past
 
 
@@ -28,14 +28,12 @@ def finish_inference(run: str) -> dict[str, int]:
 
 def infer(run: str) -> None:
     """Predict what is still pending, and move on to PREDICTED."""
-    import fiftyone as fo
-
     record = runs.load(run)
     if is_past(record["state"], State.PREDICTED):
         return
     fence = runs.fence_of(record)
     with runs.timed(fence, "infer"):
-        target = opening.prepare(record, fo.load_dataset(record["dataset"]))["target"]
+        target = opening.prepare(record, database.dataset_of(record))["target"]
         artifact: Any = create_progress_artifact(
             0.0, key="valflow-inference", description=f"Inference of {run}"
         )

@@ -47,7 +47,8 @@ def ask_for_decision(run: str) -> bool:
     record = runs.load(run)
     if record["state"] != State.IN_REVIEW.value:
         return True
-    if not record["config"]["review"]["required"]:
+    # What the gate has refused, the policy would only decide again: then a person is asked after all.
+    if not record["config"]["review"]["required"] and record["round"] == 1:
         decisions.submit_by_policy(run)
         return True
     if deployment.id is None:

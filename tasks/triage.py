@@ -10,7 +10,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from expectations.gate import failing_labels
 from expectations.loader import load_suite
 from tasks.report import emit
-from valflow import ledger, runs
+from valflow import database, ledger, runs
 from valflow import triage as stage
 from valflow.config import LabelingConfig
 from valflow.review_page import class_rows, waiting_markdown
@@ -28,11 +28,9 @@ def triage(run: str) -> None:
 @task(name="triage")
 def open_review(run: str) -> dict[str, int]:
     """Enter the predictions into the ledger, mark what fails a check, approve by policy, open the review."""
-    import fiftyone as fo
-
     record = runs.load(run)
     config = LabelingConfig.model_validate(record["config"])
-    dataset = fo.load_dataset(record["dataset"])
+    dataset = database.dataset_of(record)
     with runs.timed(runs.fence_of(record), "triage"):
         stage.begin_triage(record, dataset)
         suites = [load_suite(s, Path.cwd()) for s in config.validation.suites]

@@ -12,7 +12,7 @@ from expectations.gate import Outcome
 from expectations.gate import validate as run_gate
 from expectations.loader import load_suite
 from expectations.page import render_page
-from valflow import runs, validation
+from valflow import database, runs, validation
 from valflow.config import LabelingConfig
 from valflow.states import State
 from valflow.tables import by_sample, decided_table, sample_table
@@ -30,11 +30,9 @@ def validate(run: str) -> None:
 @task(name="validate")
 def judge_frozen_labels(run: str) -> bool:
     """Run the suites; returns whether the labels passed. Where they do not, the review is open again."""
-    import fiftyone as fo
-
     record = runs.load(run)
     config = LabelingConfig.model_validate(record["config"])
-    dataset = fo.load_dataset(record["dataset"])
+    dataset = database.dataset_of(record)
     with runs.timed(runs.fence_of(record), "validate"):
         labels = decided_table(record, dataset)
         suites = [load_suite(s, Path.cwd()) for s in config.validation.suites]

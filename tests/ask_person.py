@@ -14,6 +14,11 @@ from valflow.config import LabelingConfig
 
 class Answer(RunInput):
     decision: Literal["finalize", "discard"]
+    # What the command line sends along with every decision.
+    reviewer: str = ""
+    note: str = ""
+    override: str = ""
+    digest: str = ""
 
 
 @flow(name="ask-person", log_prints=True)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import bson
 from bson import ObjectId
 from PIL import Image
 
@@ -186,6 +187,17 @@ def counts(run: str) -> dict[str, int]:
 def documents(dataset: Any) -> dict[str, dict[str, Any]]:
     """The raw documents of the samples, by id."""
     return {str(d["_id"]): d for d in database.samples_of(dataset).find().sort("_id", 1)}
+
+
+def everything_stored() -> dict[str, list[bytes]]:
+    """All documents of all collections; FiftyOne itself notes when a dataset was loaded last."""
+    db = database.connection()
+    look = {"last_loaded_at": 0}
+    # As bytes: a NaN is not equal to itself.
+    return {
+        name: [bson.encode(d) for d in db[name].find({}, look).sort("_id", 1)]
+        for name in sorted(db.list_collection_names())
+    }
 
 
 def labels_in(dataset: Any, field: str) -> dict[str, dict[str, Any]]:

@@ -196,13 +196,11 @@ def sentence(result: Mapping[str, Any]) -> str:
 
 def items_with_labels(record: runs.Record, audit: Audit) -> list[dict[str, Any]]:
     """The drawn labels in order of their numbers, with ``label`` as it stands in the review field, and ``filepath``."""
-    import fiftyone as fo
-
     label_type, staging = label_type_of(record), record["staging_field"]
     wanted = {i["label_id"] for i in audit["items"]}
     labels: dict[ObjectId, dict[str, Any]] = {}
     paths: dict[ObjectId, str] = {}
-    cursor = database.samples_of(fo.load_dataset(record["dataset"])).find(
+    cursor = database.samples_of(database.dataset_of(record)).find(
         {"_id": {"$in": [i["sample_id"] for i in audit["items"]]}}, {"filepath": 1, staging: 1}
     )
     for sample in cursor:

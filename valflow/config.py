@@ -125,6 +125,9 @@ class ExportConfig(Section):
     format: str = Field(..., description="coco, yolov5, voc, cvat, fiftyone, …")
     dir: str = Field("exports", description="Folder; the run's key is appended")
     scope: Literal["run", "field"] = Field("run", description="This run's labels, or the whole label field")
+    media: Literal["copy", "symlink", "none"] = Field(
+        "copy", description="Copy or link the images, or leave them out"
+    )
 
 
 class LabelingConfig(Section):

@@ -64,7 +64,9 @@ def preview(run: str, reviewer: str) -> Preview:
     Raises:
         IllegalTransition: the run is not in review.
         LabelsVanished: labels are gone from the review field without a recorded rejection.
+        SelectionError: the name is the machine's; labels drawn by hand are taken over under it.
     """
+    actions.check_person(reviewer)
     record = runs.load(run)
     claimed = _claim_freeze(record, reviewer)
     try:
@@ -118,10 +120,23 @@ def discard(run: str, decision: Decision) -> runs.Record:
         Event.DISCARD,
         actor=decision.reviewer,
         note=decision.note,
-        changes={"decision": _as_document(decision, record), "heartbeat_at": None},
+        changes={
+            "decision": _as_document(decision, record),
+            "heartbeat_at": None,
+            **_figures_at_the_end(record),
+        },
     )
     drop_staging(record)
     return record
+
+
+def _figures_at_the_end(record: runs.Record) -> dict[str, Any]:
+    """Class table and counts as the reviewers left them, for a run that comes to nothing."""
+    if "thresholds" not in record:  # not triaged yet
+        return {}
+    table = ledger.class_table(record["run"], record["thresholds"])
+    counts = {**record["counts"], **ledger.label_counts(table)}
+    return {"class_table": table, "counts": {**counts, "discarded": counts["predicted"]}}
 
 
 def drop_staging(record: runs.Record) -> None:

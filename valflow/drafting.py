@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from valflow import preflight
+import yaml
+
+from valflow import database, preflight
 from valflow.errors import ConfigError
 from valflow.label_types import BY_FIELD_CLASS, DETECTIONS
 from valflow.promotion import field_identity
@@ -21,6 +23,7 @@ def draft_config(dataset_name: str) -> str:
     """
     import fiftyone as fo
 
+    database.connection()
     if not fo.dataset_exists(dataset_name):
         raise ConfigError(
             [f"there is no dataset {dataset_name!r} (there are: {', '.join(fo.list_datasets()) or 'none'})"]
@@ -29,26 +32,47 @@ def draft_config(dataset_name: str) -> str:
     if dataset.media_type not in (None, "image"):
         raise ConfigError([f"expected a dataset of images, {dataset_name!r} holds {dataset.media_type!r}"])
     fields = [n for n in dataset.get_field_schema() if preflight.field_kind(dataset, n) in BY_FIELD_CLASS]
-    predictions = [n for n in fields if _has_confidence(dataset, n)]
-    truth = [n for n in fields if n in _TRUTH_NAMES] or [n for n in fields if n not in predictions]
+    # A field of ours is where a run's labels go, not where they come from.
+    usable = [n for n in fields if not _is_ours(dataset, n) and _has_any(dataset, n, "label")]
+    predictions = [n for n in usable if _has_any(dataset, n, "confidence")]
+    truth = [n for n in usable if n in _TRUTH_NAMES] or [n for n in usable if n not in predictions]
     classes = list(dataset.default_classes or []) or _classes(dataset, [*truth, *predictions])
     return _TEMPLATE.format(
-        summary=f"{dataset_name}: {len(dataset)} samples; label fields: {', '.join(fields) or 'none'}",
+        summary=_one_line(
+            f"{dataset_name}: {len(dataset)} samples; label fields: {', '.join(fields) or 'none'}"
+        ),
         dataset=_quoted(dataset_name),
         label_field=_free_name(dataset),
         model=_model_lines(predictions),
-        classes=f": {', '.join(classes[:20])}{' …' if len(classes) > 20 else ''}" if classes else "",
+        classes=_one_line(
+            f": {', '.join(classes[:20])}{' …' if len(classes) > 20 else ''}" if classes else ""
+        ),
         evaluation=_evaluation_lines(truth),
     )
 
 
 def _quoted(text: str) -> str:
-    # JSON strings are YAML strings.
-    return text if text.isidentifier() else json.dumps(text, ensure_ascii=False)
+    # JSON strings are YAML strings; `yes`, `null` and their like would become something else.
+    is_plain = text.isidentifier() and yaml.safe_load(text) == text
+    return text if is_plain else json.dumps(text, ensure_ascii=False)
 
 
-def _has_confidence(dataset: Any, field: str) -> bool:
-    return dataset.count(f"{DETECTIONS.list_path(field)}.confidence") > 0
+def _one_line(text: str) -> str:
+    # Inside a comment, a line break would end it.
+    return " ".join(text.split())
+
+
+def _has_any(dataset: Any, field: str, attribute: str) -> bool:
+    return dataset.count(f"{DETECTIONS.list_path(field)}.{attribute}") > 0
+
+
+def _is_ours(dataset: Any, field: str) -> bool:
+    """Whether valflow made the field, as a label field or for a review."""
+    identity = field_identity(dataset, field)
+    if identity is not None:
+        return bool(identity["created"])
+    query = {"dataset_id": str(dataset._doc.id), "staging_field": field}
+    return database.runs().count_documents(query, limit=1) > 0
 
 
 def _classes(dataset: Any, fields: list[str]) -> list[str]:
@@ -57,7 +81,7 @@ def _classes(dataset: Any, fields: list[str]) -> list[str]:
 
 def _free_name(dataset: Any) -> str:
     name, number = "auto_detections", 2
-    while dataset.has_field(name) and field_identity(dataset, name) is None:
+    while any(dataset.has_field(n) and not _is_ours(dataset, n) for n in (name, f"{name}_in_review")):
         name, number = f"auto_detections_{number}", number + 1
     return name
 
@@ -72,15 +96,14 @@ def _model_lines(predictions: list[str]) -> str:
     own = f"model:\n  {_OWN_MODEL}"
     if not predictions:
         return own
-    existing = (
-        f"model: {{kind: field, field: {predictions[0]}}}    # existing predictions; or a model of your own:"
-    )
+    field = _quoted(predictions[0])
+    existing = f"model: {{kind: field, field: {field}}}    # existing predictions; or a model of your own:"
     return "\n".join([existing, *(f"# {line}" for line in own.splitlines())])
 
 
 def _evaluation_lines(truth: list[str]) -> str:
     if truth:
-        return f"evaluation: {{ground_truth: {truth[0]}, iou: 0.5, eval_key: val_eval}}"
+        return f"evaluation: {{ground_truth: {_quoted(truth[0])}, iou: 0.5, eval_key: val_eval}}"
     return "evaluation: null                     # {ground_truth: FIELD} where there is ground truth"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from valflow import actions, database, ledger, runs
-from valflow.errors import SelectionError
+from valflow.errors import DatabaseError, SelectionError
 from valflow.label_types import label_type_of
 
 
@@ -32,8 +32,8 @@ def explain(label_id: str) -> dict[str, Any]:
     index = [e["_id"] for e in document["labels"]].index(identifier)
     entry, predicted = document["labels"][index], document["predicted"][index]
     by_number = {a["seq"]: a for a in actions.history_of(record["run"])}
-    numbers = [p["action"] for p in reversed(entry["prev"])] + [entry["action"]]
-    tagging = [t["action"] for t in entry["tags"]]
+    numbers = {p["action"] for p in entry["prev"]} | {entry["action"]}
+    numbers |= {r["of"] for r in entry.get("returned", [])} | {t["action"] for t in entry["tags"]}
     thresholds = record.get("thresholds") or {"default": None, "per_class": {}}
     facts = {
         "label_id": label_id,
@@ -46,7 +46,7 @@ def explain(label_id: str) -> dict[str, Any]:
         "threshold": thresholds["per_class"].get(predicted["label"], thresholds["default"]),
         "invalid": entry["invalid"],
         "state": entry["state"],
-        "actions": [by_number[n] for n in sorted({*numbers, *tagging}) if n in by_number],
+        "actions": [by_number[n] for n in sorted(numbers) if n in by_number],
         "audit": _verdict(record["run"], identifier),
         "decision": record["decision"],
         "final": _final(record, document["sample_id"], identifier),
@@ -106,11 +106,11 @@ def _verdict(run: str, label: Any) -> dict[str, Any] | None:
 
 
 def _final(record: runs.Record, sample_id: Any, label: Any) -> dict[str, Any] | None:
-    import fiftyone as fo
-
-    if not fo.dataset_exists(record["dataset"]):
+    try:
+        dataset = database.dataset_of(record)
+    except DatabaseError:  # the dataset is gone, and every label with it
         return None
     label_type, field = label_type_of(record), record["label_field"]
-    sample = database.samples_of(fo.load_dataset(record["dataset"])).find_one({"_id": sample_id}, {field: 1})
+    sample = database.samples_of(dataset).find_one({"_id": sample_id}, {field: 1})
     labels = ((sample or {}).get(field) or {}).get(label_type.list_name) or []
     return next((d for d in labels if d["_id"] == label), None)

@@ -9,7 +9,7 @@ from typing import Any
 
 from bson import ObjectId
 
-from valflow import database, ledger
+from valflow import collector, database, ledger
 from valflow.label_types import PROBLEM_TAGS, WORKFLOW_TAGS
 
 _SIZE = 16
@@ -18,6 +18,7 @@ _ID_BEGINS, _ID_ENDS = 9, 21
 _OBJECT_ID_FIRST = b"\x07_id\x00"
 
 
+@collector.paused()
 def take_fingerprints(record: dict[str, Any], dataset: Any) -> None:
     """Keep, per sample of the run, a fingerprint of its other fields, tags and file path.
 
@@ -30,6 +31,7 @@ def take_fingerprints(record: dict[str, Any], dataset: Any) -> None:
         database.targets().update_one({"_id": shard["_id"]}, {"$set": {"fingerprints": packed}})
 
 
+@collector.paused()
 def changed_samples(record: dict[str, Any], dataset: Any) -> list[ObjectId]:
     """Samples of the run that differ from their fingerprint, or are gone, in anything that is not the run's."""
     changed: dict[ObjectId, bytes] = {}

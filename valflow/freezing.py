@@ -10,14 +10,13 @@ import hashlib
 from typing import Any
 
 from bson import ObjectId
-from bson.codec_options import CodecOptions
-from bson.raw_bson import RawBSONDocument
 
-from valflow import actions, database, ledger, runs
+from valflow import actions, collector, database, ledger, runs
 from valflow.errors import LabelsVanished
 from valflow.label_types import APPROVED, REJECTED, WORKFLOW_TAGS, label_type_of
 
 
+@collector.paused()
 def freeze_labels(record: runs.Record, dataset: Any, token: str, reviewer: str) -> None:
     """Copy the approval set as it is now into the ledger, under ``token``.
 
@@ -35,25 +34,19 @@ def freeze_labels(record: runs.Record, dataset: Any, token: str, reviewer: str) 
 
 def digest_of(run: str, token: str) -> tuple[str, int, int]:
     """``(digest, labels, samples)`` of a frozen approval set: SHA-256 over its raw BSON, in order of sample ids."""
-    raw: Any = database.ledger().with_options(CodecOptions(document_class=RawBSONDocument))
-    sha, labels, samples = hashlib.sha256(), 0, 0
-    pipeline: list[dict[str, Any]] = [
-        {"$match": {"run": run, "frozen.token": token, "frozen.labels.0": {"$exists": True}}},
-        {"$sort": {"sample_id": 1}},
-        {
-            "$project": {
-                "_id": 0,
-                "n": {"$size": "$frozen.labels"},
-                "sample_id": 1,
-                "labels": "$frozen.labels",
-            }
-        },
-    ]
-    for document in raw.aggregate(pipeline, allowDiskUse=True):
-        sha.update(document.raw)
-        labels += document["n"]
-        samples += 1
-    return sha.hexdigest(), labels, samples
+    sha = hashlib.sha256()
+    frozen = {"$match": {"run": run, "frozen.token": token, "frozen.labels.0": {"$exists": True}}}
+    count = {"$size": "$frozen.labels"}
+    content = {"_id": 0, "n": count, "sample_id": 1, "labels": "$frozen.labels"}
+    # Documents follow one another whatever the batches are; to look into them would cost four times as much.
+    for batch in database.ledger().aggregate_raw_batches(
+        [frozen, {"$sort": {"sample_id": 1}}, {"$project": content}], allowDiskUse=True
+    ):
+        sha.update(batch)
+    total = {"$group": {"_id": None, "labels": {"$sum": count}, "samples": {"$sum": 1}}}
+    for counted in database.ledger().aggregate([frozen, total]):
+        return sha.hexdigest(), counted["labels"], counted["samples"]
+    return sha.hexdigest(), 0, 0
 
 
 def frozen_counts(run: str, token: str, attribute: str) -> dict[str, int]:

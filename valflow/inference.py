@@ -14,7 +14,7 @@ from typing import Any
 from bson import ObjectId
 from pymongo import UpdateOne
 
-from valflow import database, ledger, runs
+from valflow import collector, database, ledger, runs
 from valflow.config import FieldModelConfig, LabelingConfig, ModelConfig, PythonModelConfig
 from valflow.errors import ConfigError, InferenceFailed, StaleAttempt
 from valflow.label_types import DETECTIONS, INFERENCE_FAILED, LabelDict, LabelType, candidates, label_type_of
@@ -105,7 +105,7 @@ def infer_shard(run: str, shard: int) -> dict[str, int]:
     outcomes = {ledger.LABELLED: 0, ledger.EMPTY: 0, ledger.FAILED: 0}
     if not waiting or record["state"] != State.CREATED.value:
         return outcomes
-    dataset = _load_dataset_cached(record["dataset"], record["dataset_id"])
+    dataset = _load_dataset_cached(run)
     source = prediction_source(config.model, dataset)
     for start in range(0, len(waiting), config.batch_size):
         batch = waiting[start : start + config.batch_size]
@@ -165,12 +165,9 @@ def finish_inference(record: runs.Record) -> runs.Record:
 
 
 @functools.lru_cache(maxsize=4)
-def _load_dataset_cached(name: str, dataset_id: str) -> Any:
-    # Loading writes to the database each time; shards need no more than the samples. The id tells a dataset from
-    # another one that took its name.
-    import fiftyone as fo
-
-    return fo.load_dataset(name)
+def _load_dataset_cached(run: str) -> Any:
+    # Loading writes to the database each time; shards need no more than the samples.
+    return database.dataset_of(runs.load(run))
 
 
 @functools.lru_cache(maxsize=4)
@@ -234,6 +231,7 @@ def prediction_source(config: ModelConfig, dataset: Any) -> Any:
     return functools.partial(_predictions_of_model, dataset, load_model(config))
 
 
+@collector.paused()
 def _predictions_of_field(dataset: Any, field: str, sample_ids: Sequence[ObjectId]) -> list[Prediction]:
     path = DETECTIONS.list_path(field)
     cursor = database.samples_of(dataset).find({"_id": {"$in": list(sample_ids)}}, {path: 1})
@@ -294,6 +292,7 @@ def _raw_labels(prediction: Any) -> list[LabelDict]:
     return [{k: v for k, v in d.to_dict().items() if v is not None} for d in prediction.detections]
 
 
+@collector.paused()
 def _write_batch(
     record: runs.Record,
     config: LabelingConfig,
@@ -357,12 +356,10 @@ def _stage(
 
 
 def _describe_failures(record: runs.Record) -> list[dict[str, Any]]:
-    import fiftyone as fo
-
     failed = ledger.failed_samples(record["run"])
     if not failed:
         return []
-    samples = database.samples_of(fo.load_dataset(record["dataset"]))
+    samples = database.samples_of(database.dataset_of(record))
     cursor = samples.find({"_id": {"$in": [f["sample_id"] for f in failed]}}, {"filepath": 1})
     paths = {d["_id"]: d["filepath"] for d in cursor}
     return [

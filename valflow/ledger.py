@@ -15,7 +15,7 @@ from bson import ObjectId
 from pymongo import UpdateMany, UpdateOne
 from pymongo.errors import BulkWriteError
 
-from valflow import database
+from valflow import collector, database
 from valflow.label_types import APPROVED, INVALID, REJECTED, LabelDict, label_type_of
 
 Expression = dict[str, Any]
@@ -26,6 +26,8 @@ PENDING, LABELLED, EMPTY, FAILED = "pending", "labelled", "empty", "failed"
 DRAWN = "drawn"
 HISTOGRAM_BINS = 20
 POLICY_ACTION = 1
+# An entry that nobody has decided.
+_FRESH: Mapping[str, Any] = {"state": UNDECIDED, "action": 0, "prev": [], "invalid": []}
 _WRITE_BATCH = 1000
 _DUPLICATE = 11000
 _CLASSES_AT_ONCE = 100
@@ -93,16 +95,7 @@ def _entered(predictions: Sequence[LabelDict]) -> dict[str, Any]:
     if not predictions:
         return {}
     labels = [
-        {
-            "_id": d["_id"],
-            "label": d.get("label"),
-            "confidence": d.get("confidence"),
-            "state": UNDECIDED,
-            "action": 0,
-            "prev": [],
-            "invalid": [],
-            "tags": [],
-        }
+        {"_id": d["_id"], "label": d.get("label"), "confidence": d.get("confidence"), **_FRESH, "tags": []}
         for d in predictions
     ]
     return {"labels": labels, "predicted": predictions}
@@ -128,10 +121,9 @@ def failed_samples(run: str, limit: int = 1000) -> list[dict[str, Any]]:
 def undecide_all(run: str) -> None:
     """Bring all labels back to how they were entered; for a run that nobody has reviewed yet."""
     touched = {"$or": [{"action": {"$ne": 0}}, {"invalid": {"$ne": []}}]}
-    fresh = {"state": UNDECIDED, "action": 0, "prev": [], "invalid": []}
     database.ledger().update_many(
         {"run": run, "labels": {"$elemMatch": touched}},
-        {"$set": {**{f"labels.$[].{k}": v for k, v in fresh.items()}, "dirty": POLICY_ACTION}},
+        {"$set": {**{f"labels.$[].{k}": v for k, v in _FRESH.items()}, "dirty": POLICY_ACTION}},
     )
 
 
@@ -201,6 +193,7 @@ def mark_invalid(
         database.ledger().bulk_write(updates[start : start + _WRITE_BATCH], ordered=False)
 
 
+@collector.paused()
 def mirror_tags(record: dict[str, Any], dataset: Any) -> None:
     """Bring the label tags that people see in line with the ledger, for documents changed since the last mirror.
 
@@ -244,29 +237,36 @@ def _ids_by_tag() -> Expression:
 
 def _write_tags(samples: Any, path: str, documents: Sequence[dict[str, Any]]) -> None:
     known = {i for d in documents for i in d["all"]}
+    sample_ids = [d["sample_id"] for d in documents]
     now = {"$set": {"last_modified_at": database.now()}}
     there = {f"{path}.0": {"$exists": True}}
+    tagged = {"_id": {"$in": sample_ids}, f"{path}.tags": {"$in": [APPROVED, REJECTED, INVALID]}}
+    # One look instead of three updates that find nothing: a fresh review field carries no tags.
+    carrying = [d["_id"] for d in samples.find(tagged, {"_id": 1})]
     put_on, take_off = [], []
     for tag in (APPROVED, REJECTED, INVALID):
         wanted = {i for d in documents for i in d[tag]}
         tags = f"{path}.$[l].tags"
-        put_on.append(
-            UpdateMany(
-                {"_id": {"$in": [d["sample_id"] for d in documents if d[tag]]}, **there},
-                {"$addToSet": {tags: tag}, **now},
-                # Null cannot take a tag; it would fail the update of all others.
-                array_filters=[{"l._id": {"$in": list(wanted)}, "l.tags": {"$nin": [tag, None]}}],
+        if wanted:
+            put_on.append(
+                UpdateMany(
+                    {"_id": {"$in": [d["sample_id"] for d in documents if d[tag]]}, **there},
+                    {"$addToSet": {tags: tag}, **now},
+                    # Null cannot take a tag; it would fail the update of all others.
+                    array_filters=[{"l._id": {"$in": list(wanted)}, "l.tags": {"$nin": [tag, None]}}],
+                )
             )
-        )
-        take_off.append(
-            UpdateMany(
-                {"_id": {"$in": [d["sample_id"] for d in documents]}, f"{path}.tags": tag, **there},
-                {"$pull": {tags: tag}, **now},
-                array_filters=[{"l._id": {"$in": list(known - wanted)}, "l.tags": tag}],
+        if carrying:
+            take_off.append(
+                UpdateMany(
+                    {"_id": {"$in": carrying}, f"{path}.tags": tag, **there},
+                    {"$pull": {tags: tag}, **now},
+                    array_filters=[{"l._id": {"$in": list(known - wanted)}, "l.tags": tag}],
+                )
             )
-        )
     # In this order: no label carries two states, not even for a moment.
-    samples.bulk_write([*take_off, *put_on])
+    if take_off or put_on:
+        samples.bulk_write([*take_off, *put_on])
 
 
 def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

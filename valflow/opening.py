@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from valflow import database, decisions, preflight, runs
@@ -81,7 +81,10 @@ def prepare(record: runs.Record, dataset: Any) -> runs.Record:
 
 def _find_own(config: LabelingConfig, flow_run_id: str | None) -> runs.Record | None:
     if config.run_key is not None:
-        return database.runs().find_one({"run": config.run_key, "label_field": config.label_field})
+        # One of another dataset is left to the preflight check, which says whose key it is.
+        return database.runs().find_one(
+            {"run": config.run_key, "dataset": config.dataset, "label_field": config.label_field}
+        )
     return None if flow_run_id is None else runs.find_by_flow_run(flow_run_id)
 
 
@@ -104,8 +107,10 @@ def _take_over(other: runs.Record, config: LabelingConfig, flow_run_id: str | No
     """Continue an open run whose process died; None where a new run may take its place."""
     if other["state"] == State.IN_REVIEW.value or runs.is_alive(other):
         return _skip(other)
-    before_review = other.get("failed_from", other["state"]) in (State.CREATED.value, State.PREDICTED.value)
-    if before_review and _differs(other["config"], config):
+    # Where an earlier failure happened, which a retry has mended, says nothing.
+    stands = other["failed_from"] if other["state"] == State.FAILED.value else other["state"]
+    differs = _differs(other["config"], config)
+    if differs and stands in (State.CREATED.value, State.PREDICTED.value):
         # No person has worked on it, and its predictions belong to other settings.
         decisions.discard(
             other["run"],
@@ -117,7 +122,10 @@ def _take_over(other: runs.Record, config: LabelingConfig, flow_run_id: str | No
             ),
         )
         return None
-    return _continue(other, flow_run_id)
+    opened = _continue(other, flow_run_id)
+    if differs and opened.outcome == "run":
+        return replace(opened, message=f"{opened.message} with the settings it began with")
+    return opened
 
 
 def _skip(other: runs.Record) -> Opened:

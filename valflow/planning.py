@@ -13,6 +13,7 @@ from valflow.config import LabelingConfig
 from valflow.inference import choose_shard_size, find_targets, prediction_source
 from valflow.label_types import candidates
 from valflow.promotion import finalized_runs_into
+from valflow.states import State
 from valflow.triage import thresholds_of
 
 TRIAL_BATCHES = 3
@@ -22,8 +23,8 @@ def make_plan(config: LabelingConfig, more_problems: Sequence[str] = ()) -> dict
     """Try a few batches, spread over the targets, and estimate the rest. Writes nothing.
 
     Returns:
-        JSON: ``dataset, label_field, samples, shards, open_run, trial{samples, labels, failed, seconds},
-        estimate{seconds, labels, approved, to_review}``; the estimates are None where nothing is to do.
+        JSON: ``dataset, label_field, samples, shards, open_run, open_run_state, trial{samples, labels, failed,
+        seconds}, estimate{seconds, labels, approved, to_review}``; the estimates are None where nothing is to do.
 
     Raises:
         ConfigError: the configuration cannot work.
@@ -38,6 +39,7 @@ def make_plan(config: LabelingConfig, more_problems: Sequence[str] = ()) -> dict
         "samples": len(targets),
         "shards": -(-len(targets) // size),
         "open_run": open_run["run"] if open_run else None,
+        "open_run_state": open_run["state"] if open_run else None,
         "trial": None,
         "estimate": None,
     }
@@ -53,7 +55,9 @@ def plan_in_words(plan: dict[str, Any]) -> str:
         "nothing was written"
     ]
     if plan["open_run"]:
-        lines.append(f"run {plan['open_run']} is open; until it is decided, a start is skipped")
+        failed = plan["open_run_state"] == State.FAILED.value
+        then = "a start goes on with it" if failed else "until it is decided, a start is skipped"
+        lines.append(f"run {plan['open_run']} is open; {then}")
     if plan["estimate"] is None:
         return "\n".join([*lines, "nothing to do"])
     trial, estimate = plan["trial"], plan["estimate"]

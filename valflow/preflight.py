@@ -218,8 +218,14 @@ def _export_problems(config: LabelingConfig) -> list[str]:
         return []
     from valflow.exporting import FORMATS
 
-    return [
+    unknown = [
         f"export.{i}.format: {_unknown('format', e.format, sorted(FORMATS))}"
         for i, e in enumerate(config.export)
         if e.format not in FORMATS
     ]
+    without_media = [
+        f"export.{i}.media: {e.format!r} cannot be read without its images; choose copy or symlink"
+        for i, e in enumerate(config.export)
+        if e.media == "none" and e.format in FORMATS and FORMATS[e.format].needs_media
+    ]
+    return unknown + without_media

@@ -22,6 +22,7 @@ from valflow.ledger import problem_tag_counts
 from valflow.states import Event, State, advance, is_past
 
 BATCH = 1000
+_NOTED_AT_ONCE = 10_000
 
 Progress = Callable[[int], object]
 
@@ -171,31 +172,19 @@ def _frozen_samples(record: runs.Record) -> list[ObjectId]:
 
 
 def _note_fields_that_exist(record: runs.Record, dataset: Any) -> None:
-    """Remember which samples had the label field before: what undoing the run needs to know."""
-    name = record["label_field"]
-    database.run_to_end(
-        database.samples_of(dataset).aggregate(
-            [
-                {"$match": {f"{record['staging_field']}._cls": {"$exists": True}}},
-                {
-                    "$project": {
-                        "_id": 0,
-                        "run": {"$literal": record["run"]},
-                        "sample_id": "$_id",
-                        "had": {"$eq": [{"$type": f"${name}._cls"}, "string"]},
-                    }
-                },
-                {
-                    "$merge": {
-                        "into": database.LEDGER,
-                        "on": ["run", "sample_id"],
-                        "whenMatched": [{"$set": {"had_field": {"$ifNull": ["$had_field", "$$new.had"]}}}],
-                        "whenNotMatched": "discard",
-                    }
-                },
-            ]
-        )
-    )
+    """Remember which samples had the label field before: what undoing the run needs to know.
+
+    Nothing is promoted before all are noted, so a repetition still finds what was there.
+    """
+    open_notes = {"run": record["run"], "labels.0": {"$exists": True}, "had_field": {"$exists": False}}
+    had: list[ObjectId] = []
+    if not record["creates_field"]:
+        query = {f"{record['label_field']}._cls": {"$type": "string"}}
+        had = [d["_id"] for d in database.samples_of(dataset).find(query, {"_id": 1})]
+    for start in range(0, len(had), _NOTED_AT_ONCE):
+        part = {"sample_id": {"$in": had[start : start + _NOTED_AT_ONCE]}}
+        database.ledger().update_many(open_notes | part, {"$set": {"had_field": True}})
+    database.ledger().update_many(open_notes, {"$set": {"had_field": False}})
 
 
 def _promote_batch(record: runs.Record, dataset: Any, first: ObjectId, last: ObjectId) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from valflow import audits, checklist, database, ledger, runs
+from valflow.errors import DatabaseError
 from valflow.label_types import APPROVED, REJECTED
 from valflow.report import Tile, write_report
 from valflow.states import State
@@ -45,9 +46,9 @@ def _tiles(record: runs.Record) -> dict[str, list[Tile]]:
 
 
 def _random_tiles(record: runs.Record, state: str) -> list[Tile]:
-    import fiftyone as fo
-
-    if not fo.dataset_exists(record["dataset"]):
+    try:
+        dataset = database.dataset_of(record)
+    except DatabaseError:  # it was deleted; the report goes on without pictures
         return []
     documents = list(
         database.ledger().aggregate(
@@ -66,7 +67,7 @@ def _random_tiles(record: runs.Record, state: str) -> list[Tile]:
             ]
         )
     )
-    samples = database.samples_of(fo.load_dataset(record["dataset"]))
+    samples = database.samples_of(dataset)
     cursor = samples.find({"_id": {"$in": [d["sample_id"] for d in documents]}}, {"filepath": 1})
     paths: dict[Any, str] = {d["_id"]: d["filepath"] for d in cursor}
     tiles = []

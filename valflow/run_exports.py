@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
-from valflow import runs
+from valflow import database, runs
 from valflow.config import ExportConfig, LabelingConfig
 from valflow.validation import allowed_classes
 
 
 def missing_exports(record: runs.Record) -> list[ExportConfig]:
     """What the configuration asks for and the record does not have yet."""
-    done = {(e["format"], e["scope"]) for e in record["exports"]}
+    done = {e["dir"] for e in record["exports"]}
     configured = LabelingConfig.model_validate(record["config"]).export
-    return [e for e in configured if (e.format, e.scope) not in done]
+    return [e for e in configured if _folder(e, record["run"]) not in done]
+
+
+def with_exports(record: runs.Record, entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The exports of a record and new ones, which replace those that were in their folders."""
+    replaced = {e["dir"] for e in entries}
+    return [*(e for e in record["exports"] if e["dir"] not in replaced), *entries]
 
 
 def export_run(record: runs.Record, wanted: Sequence[ExportConfig]) -> Iterator[dict[str, Any]]:
@@ -30,11 +37,9 @@ def export_run(record: runs.Record, wanted: Sequence[ExportConfig]) -> Iterator[
     Raises:
         ExportError: an export differs from the dataset when it is read back.
     """
-    import fiftyone as fo
-
     from valflow.exporting import export_labels
 
-    dataset = fo.load_dataset(record["dataset"])
+    dataset = database.dataset_of(record)
     classes = _classes(record, dataset)
     for export in wanted:
         yield export_labels(
@@ -45,7 +50,14 @@ def export_run(record: runs.Record, wanted: Sequence[ExportConfig]) -> Iterator[
             run_key=record["run"],
             scope=export.scope,
             classes=classes,
+            media=export.media,
         )
+
+
+def _folder(export: ExportConfig, run: str) -> str:
+    """Where the files of an export are."""
+    name = export.format if export.scope == "run" else f"{export.format}_field"
+    return str(Path(export.dir).expanduser().absolute() / run / name)
 
 
 def _classes(record: runs.Record, dataset: Any) -> list[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from bson import ObjectId
 
-from valflow import database, ledger
+from valflow import collector, database, ledger
 from valflow.boxes import max_iou_with_stronger
 
 if TYPE_CHECKING:
@@ -84,18 +84,24 @@ def _label_tables(
         ],
         allowDiskUse=True,
     )
+    while rows := _read_rows(cursor):
+        yield _table_of(record, dataset, rows, predicted=predicted)
+
+
+@collector.paused()
+def _read_rows(cursor: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The next ledger documents, of about ``LABELS_PER_TABLE`` labels together."""
     rows: list[dict[str, Any]] = []
     size = 0
     for row in cursor:
         rows.append(row)
         size += len(row["i"])
         if size >= LABELS_PER_TABLE:
-            yield _table_of(record, dataset, rows, predicted=predicted)
-            rows, size = [], 0
-    if rows:
-        yield _table_of(record, dataset, rows, predicted=predicted)
+            break
+    return rows
 
 
+@collector.paused()
 def _table_of(
     record: dict[str, Any], dataset: Any, rows: list[dict[str, Any]], *, predicted: bool
 ) -> pd.DataFrame:

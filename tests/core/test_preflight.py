@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.builders import make_dataset
+from tests.builders import everything_stored, make_dataset
 from valflow import database
 from valflow.cli import main as valflow
 
@@ -123,6 +123,10 @@ CASES = {
     "unknown export format": Bad(
         ("export.0.format", "no format 'cocoo'", "did you mean 'coco'"), {"export": [{"format": "cocoo"}]}
     ),
+    "export without the images that it needs": Bad(
+        ("export.0.media", "'voc' cannot be read without its images"),
+        {"export": [{"format": "voc", "media": "none"}]},
+    ),
     "unknown suite": Bad(("labls",), {"validation": {"suites": ["labls"]}}),
     "suite file missing": Bad(("mine.yaml",), {"validation": {"suites": ["./mine.yaml"]}}),
     "several at once": Bad(
@@ -130,13 +134,6 @@ CASES = {
         {"target": {"view": "best"}, "evaluation": {"ground_truth": "truth"}},
     ),
 }
-
-
-def everything_stored() -> dict[str, list[Any]]:
-    """All documents of all collections; FiftyOne itself notes when a dataset was loaded last."""
-    db = database.connection()
-    look = {"last_loaded_at": 0}
-    return {name: list(db[name].find({}, look).sort("_id", 1)) for name in sorted(db.list_collection_names())}
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)

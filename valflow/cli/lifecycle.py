@@ -6,12 +6,14 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from valflow.cli.result import Result, reviewer_of, text_table
-from valflow.cli.views import describe, document_of
-from valflow.errors import DecisionRefused, StackError
+from valflow.cli.views import describe, document_of, document_without_run
+from valflow.errors import DecisionRefused, IllegalTransition, StackError
 
 _POLL_SECONDS = 1.0
 _LONGEST_WAIT = 3600.0
@@ -63,9 +65,10 @@ def finalize(options: Any) -> Result:
         _say(
             f"decided by {reviewer}: {preview.labels} labels on {preview.samples} samples, digest {preview.digest[:12]}"
         )
-    elif record["state"] in ("DISCARDED", "CREATED", "PREDICTED") or record.get("completed_at"):
-        raise DecisionRefused(f"run {key} is {record['state']}; there is nothing to finalize")
+    elif options.preview:
+        raise IllegalTransition(f"run {key} is {record['state']}, not in review; there is nothing to preview")
     else:
+        _require_decided(record)
         _say(
             f"run {key} was decided by {record['decision']['reviewer']} already ({record['state']}); "
             "going on from there"
@@ -79,6 +82,9 @@ def discard(options: Any) -> Result:
 
     reviewer = reviewer_of(options)
     record = runs.load(options.run)
+    if record["state"] == "DISCARDED" and record.get("suspended_in") and not record.get("completed_at"):
+        _resume(record)  # which failed the last time
+        return Result(f"run {record['run']} was discarded already", document_of(record))
     if not options.yes:
         _require_terminal()
         question = (
@@ -94,6 +100,20 @@ def discard(options: Any) -> Result:
     return Result(
         f"run {record['run']} was discarded; its predictions stay in the ledger", document_of(decided)
     )
+
+
+def _require_decided(record: dict[str, Any]) -> None:
+    """Refuse a run that nobody decided to finalize, or that is through.
+
+    Raises:
+        DecisionRefused: there is nothing to go on with.
+    """
+    if record["state"] != "DISCARDED" and record["decision"] and not record.get("completed_at"):
+        return
+    hint = ""
+    if record["state"] == "FAILED":
+        hint = f": {record.get('failed_stage')} failed; start the same configuration again to go on"
+    raise DecisionRefused(f"run {record['run']} is {record['state']}; there is nothing to finalize{hint}")
 
 
 def _check(config: Any) -> None:
@@ -128,7 +148,8 @@ def _run_here(config: Any, debug: bool) -> Result:
     state: Any = label_dataset(config, return_state=True)
     outcome = state.result(raise_on_failure=True)
     if outcome["run"] is None:
-        return Result(state.message, {"run": None, "outcome": outcome["outcome"], "message": state.message})
+        nothing = {"outcome": outcome["outcome"], "message": state.message}
+        return Result(state.message, {**document_without_run(config), **nothing})
     record = runs.load(outcome["run"])
     document = {**document_of(record), "outcome": outcome["outcome"], "message": state.message}
     if outcome["outcome"] == "skipped":
@@ -153,7 +174,7 @@ def _see_through(run: str, *, wait: bool, debug: bool) -> Result:
     from valflow.config import LabelingConfig
 
     record = runs.load(run)
-    if record.get("suspended_in"):
+    if record.get("suspended_in") and _is_under_way(record):
         _resume(record)
         if not wait:
             return Result(
@@ -166,21 +187,41 @@ def _see_through(run: str, *, wait: bool, debug: bool) -> Result:
     return _judged(result, runs.load(run))
 
 
+def _is_under_way(record: dict[str, Any]) -> bool:
+    """Whether the Prefect run in which the review was suspended still waits or works."""
+    from valflow import prefect_api
+
+    with _decision_is_recorded(record):
+        state = prefect_api.flow_run_state(record["suspended_in"])
+    if state.is_final:
+        _say(f"the Prefect run ended as {state.name}: {record['prefect_url']}")
+    return not state.is_final
+
+
 def _resume(record: dict[str, Any]) -> None:
     from valflow import prefect_api
 
     decision = record["decision"]
     answer = {k: decision[k] or "" for k in ("decision", "reviewer", "note", "override", "digest")}
-    try:
+    with _decision_is_recorded(record):
         outcome = prefect_api.resume(record["suspended_in"], answer)
+    if outcome.status == "REJECT":
+        raise StackError(f"the decision is recorded, but Prefect refused to resume: {outcome.reason}")
+    done = "resumed the Prefect run" if outcome.is_accepted else "the Prefect run does not wait any more"
+    _say(f"{done}: {record['prefect_url']}")
+
+
+@contextmanager
+def _decision_is_recorded(record: dict[str, Any]) -> Iterator[None]:
+    """Say beside an error of Prefect that the decision is safe, and which command goes on."""
+    try:
+        yield
     except StackError as error:
+        command = record["decision"]["decision"]
         raise StackError(
             f"the decision is recorded, but Prefect could not be told: {error} "
-            f"Once it answers, `valflow finalize {record['run']}` again only resumes."
+            f"Once it answers, `valflow {command} {record['run']}` again only resumes."
         ) from error
-    if not outcome.is_accepted and outcome.status == "REJECT":
-        raise StackError(f"the decision is recorded, but Prefect refused to resume: {outcome.reason}")
-    _say(f"resumed the Prefect run: {record['prefect_url']}")
 
 
 def _wait(run: str) -> Result:

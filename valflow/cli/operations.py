@@ -17,7 +17,11 @@ def init(options: Any) -> Result:
     path = Path(options.output)
     if path.exists() and not options.force:
         raise ConfigError([f"{path} is there already; choose another --output, or say --force"])
-    path.write_text(draft_config(options.dataset), encoding="utf-8")
+    draft = draft_config(options.dataset)
+    try:
+        path.write_text(draft, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError([f"cannot write {path}: {error.strerror}; choose another --output"]) from None
     return Result(
         f"wrote {path}; look it through, then: valflow run {path} --dry-run",
         {"config": str(path.resolve()), "dataset": options.dataset},
@@ -44,16 +48,28 @@ def export(options: Any) -> Result:
     """`valflow export`."""
     from valflow import database, runs
     from valflow.config import ExportConfig
-    from valflow.run_exports import export_run
+    from valflow.errors import ExportError
+    from valflow.exporting.formats import format_named
+    from valflow.run_exports import export_run, with_exports
 
+    try:
+        format_named(options.format)
+    except ExportError as error:  # a mistake of typing, not an export that failed
+        raise ConfigError([f"--format: {error}"]) from None
     record = runs.load(options.run)
     if record["state"] != "FINALIZED":
         raise IllegalTransition(
             f"run {record['run']} is {record['state']}; only finalized labels are exported"
         )
-    wanted = ExportConfig(format=options.format, dir=str(Path(options.dir).resolve()), scope=options.scope)
+    wanted = ExportConfig(
+        format=options.format,
+        dir=str(Path(options.dir).resolve()),
+        scope=options.scope,
+        media=options.media,
+    )
     entries = list(export_run(record, [wanted]))
-    database.runs().update_one({"run": record["run"]}, {"$push": {"exports": {"$each": entries}}})
+    exports = with_exports(runs.load(record["run"]), entries)
+    database.runs().update_one({"run": record["run"]}, {"$set": {"exports": exports}})
     lines = [
         f"{e['labels']} labels on {e['samples']} samples, read back and equal: {e['dir']}" for e in entries
     ]

@@ -133,6 +133,12 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--scope", choices=("run", "field"), default="run", help="this run's labels, or the whole field"
     )
+    export.add_argument(
+        "--media",
+        choices=("copy", "symlink", "none"),
+        default="copy",
+        help="copy or link the images, or leave them out (default: %(default)s)",
+    )
     why = add("why", views.why, "tell why a label is there")
     why.add_argument("label", metavar="LABEL_ID")
 

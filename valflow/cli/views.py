@@ -94,6 +94,21 @@ def document_of(record: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
+def document_without_run(config: Any) -> dict[str, Any]:
+    """The same keys where there was nothing to do, so no run was made."""
+    return {
+        "run": None,
+        "dataset": config.dataset,
+        "label_field": config.label_field,
+        "state": None,
+        "config": config.model_dump(mode="json"),
+        "counts": dict.fromkeys(COUNTS, 0),
+        "history": [],
+        "artifacts": {},
+        "metrics": {},
+    }
+
+
 def describe(record: dict[str, Any]) -> str:
     """A run in a few lines, for a terminal."""
     from valflow.review_page import class_rows

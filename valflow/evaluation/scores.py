@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -202,7 +202,7 @@ def precision_recall_points(comparison: Comparison, points: int = 101) -> dict[s
 def coco_figures(
     predictions: LabelTable, truth: LabelTable, images: Images, classes: Sequence[str] | None = None
 ) -> tuple[dict[str, float | None], dict[str, float | None]]:
-    """COCO's twelve figures and the AP of every class, through faster-coco-eval.
+    """COCO's twelve figures and the AP of every class, through hotcoco.
 
     Args:
         predictions: predicted labels; those without a confidence are ranked last.
@@ -213,24 +213,30 @@ def coco_figures(
     Returns:
         The figures by name, and AP@[.5:.95] by class; None where COCO says -1 ("nothing to measure").
     """
-    from faster_coco_eval import COCO, COCOeval_faster
+    from hotcoco import COCO, COCOeval
 
     names = list(classes) if classes is not None else classes_of(predictions, truth)
+    predictions, truth = predictions.of_classes(names), truth.of_classes(names)
     has_sizes = bool(np.isfinite(images.sizes).all())
     # Overlaps do not depend on the sizes, areas do.
     sizes = images.sizes if has_sizes else np.ones_like(images.sizes)
-    pictures = [{"id": i, "width": w, "height": h} for i, (w, h) in enumerate(sizes.tolist(), 1)]
-    categories = [{"id": i, "name": name} for i, name in enumerate(names, 1)]
-    if not len(predictions) or not len(truth) or not names:
+    if not len(predictions) or not len(truth):
         nothing: float | None = 0.0 if len(truth) else None
         supported = set(classes_of(truth))
         return dict.fromkeys(COCO_FIGURES, nothing), {n: (0.0 if n in supported else None) for n in names}
-    sides = [
-        COCO({"images": pictures, "categories": categories, "annotations": _annotations(table, names, sizes)})
-        for table in (truth, predictions)
-    ]
-    evaluation = COCOeval_faster(*sides, iouType="bbox", print_function=_silent)
-    evaluation.run()
+    pictures = [{"id": i, "width": w, "height": h} for i, (w, h) in enumerate(sizes.astype(int).tolist(), 1)]
+    categories = [{"id": i, "name": name} for i, name in enumerate(names, 1)]
+    true, found = _coco_columns(truth, names, sizes), _coco_columns(predictions, names, sizes)
+    true_side = COCO.from_arrays(
+        pictures, categories, true.image, true.category, true.boxes, area=true.area, iscrowd=true.crowd
+    )
+    found_side = true_side.load_res(
+        np.column_stack([found.image, found.boxes, found.confidence, found.category])
+    )
+    evaluation = COCOeval(true_side, found_side, "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summary_lines()  # fills `stats`; `summarize` would print them, too
     figures = {
         name: (None if value < 0 or (name in _NEED_SIZES and not has_sizes) else float(value))
         for name, value in zip(COCO_FIGURES, evaluation.stats, strict=True)
@@ -245,26 +251,28 @@ def classes_of(*tables: LabelTable) -> list[str]:
     return sorted(found)
 
 
-def _annotations(table: LabelTable, names: Sequence[str], sizes: np.ndarray) -> list[dict[str, Any]]:
+class _CocoColumns(NamedTuple):
+    """Labels as COCO counts them: numbers from 1, boxes in pixels, a score below all others where there is none."""
+
+    image: np.ndarray
+    category: np.ndarray
+    boxes: np.ndarray
+    area: np.ndarray
+    crowd: np.ndarray
+    confidence: np.ndarray
+
+
+def _coco_columns(table: LabelTable, names: Sequence[str], sizes: np.ndarray) -> _CocoColumns:
     scale = sizes[table.sample]
     pixels = table.boxes * np.concatenate([scale, scale], axis=1)
-    areas = (pixels[:, 2] * pixels[:, 3]).tolist()
-    scores = np.where(np.isnan(table.confidence), -1.0, table.confidence).tolist()
-    columns = zip(
-        (table.sample + 1).tolist(),
-        (table.codes(names) + 1).tolist(),
-        pixels.tolist(),
-        areas,
-        table.crowd.astype(int).tolist(),
-        scores,
-        strict=True,
+    return _CocoColumns(
+        image=table.sample + 1,
+        category=table.codes(names) + 1,
+        boxes=pixels,
+        area=pixels[:, 2] * pixels[:, 3],
+        crowd=table.crowd.astype(np.int64),
+        confidence=np.where(np.isnan(table.confidence), -1.0, table.confidence),
     )
-    # Ids count from 1: COCO reads an annotation id of 0 as "not matched".
-    return [
-        {"id": i, "image_id": s, "category_id": c, "bbox": b, "area": a, "iscrowd": crowd, "score": score}
-        for i, (s, c, b, a, crowd, score) in enumerate(columns, 1)
-        if c > 0
-    ]
 
 
 def _ratios(tp: int, fp: int, fn: int) -> dict[str, Any]:
@@ -276,7 +284,3 @@ def _ratios(tp: int, fp: int, fn: int) -> dict[str, Any]:
         "fp": fp,
         "fn": fn,
     }
-
-
-def _silent(*_: object, **__: object) -> None:
-    """faster-coco-eval reports through this."""
