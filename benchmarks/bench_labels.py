@@ -55,7 +55,7 @@ def run_ours(meter: Meter, samples: int, name: str) -> Outcome:
     folder = meter.folder / name
     scenes.write_dataset(name, scenes.make_scenes(samples), folder=folder / "images")
     run = stages.open_run(name, folder)
-    with meter.measure((inference.ledger, "account"), (inference, "_stage")) as cost["infer"]:
+    with meter.measure((ledger, "account"), (inference, "_stage")) as cost["infer"]:
         stages.infer(run)
     dataset = fo.load_dataset(name)
     with meter.measure() as cost["fingerprints"]:

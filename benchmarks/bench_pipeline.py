@@ -39,18 +39,17 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, default=10_000)
-    parser.add_argument(
-        "--large", type=int, default=100_000, help="samples of the second dataset; 0 for none"
-    )
+    parser.add_argument("--large", type=int, default=100_000, help="samples of the second dataset")
+    parser.add_argument("--only-stages", action="store_true", help="no second dataset, no fixed costs")
     options = parser.parse_args()
     with own_database() as meter:
-        small = measure(meter, options.samples)
-        labels = small["counts"]["predicted"]
-        add_costs(meter, small["costs"], labels)
-        fixed_costs(meter)
-        if options.large:
-            large = measure(meter, options.large)
-            add_costs(meter, large["costs"], large["counts"]["predicted"])
+        if options.only_stages:
+            add_costs(meter, measure(meter, options.samples, [",".join(STAGES)]))
+        else:
+            fixed_costs(meter)
+            small, large = (measure(meter, samples, STAGES) for samples in (options.samples, options.large))
+            add_costs(meter, small)
+            add_costs(meter, large)
             add_memory(meter, small, large)
         meter.print_table(f"A whole run, {options.samples:,} images")
 

@@ -49,7 +49,7 @@ def config_of(dataset: str, folder: Path) -> Any:
             "min_confidence": 0.0,
             "approval": {"threshold": 0.7, "per_class": scenes.thresholds()},
             "evaluation": {"ground_truth": scenes.TRUTH},
-            "export": [{"format": "coco", "dir": str(folder / "exports")}],
+            "export": [{"format": "coco", "dir": str(folder / "exports"), "media": "none"}],
             "output_dir": str(folder / "runs"),
         }
     )

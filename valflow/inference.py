@@ -220,7 +220,8 @@ def describe_model(config: ModelConfig) -> dict[str, Any]:
 def prediction_classes(config: ModelConfig, dataset: Any) -> list[str]:
     """Classes that the model can name, or the field holds; empty where a model does not say."""
     if isinstance(config, FieldModelConfig):
-        return list(dataset.distinct(f"{DETECTIONS.list_path(config.field)}.label"))
+        found = database.samples_of(dataset).distinct(f"{DETECTIONS.list_path(config.field)}.label")
+        return sorted(label for label in found if label is not None)
     return [str(c) for c in getattr(load_model(config), "classes", None) or []]
 
 

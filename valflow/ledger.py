@@ -367,12 +367,13 @@ def class_table(run: str, thresholds: dict[str, Any] | None = None) -> list[dict
 
 
 def labels_by_action(run: str) -> dict[tuple[str, int], int]:
-    """How many labels owe their state to an action, by ``(state, action)``; tags under ``("tag", action)``."""
+    """How many labels owe their state to a person's action, by ``(state, action)``; tags under ``("tag", action)``."""
+    changed = {"$filter": {"input": "$labels", "as": "l", "cond": {"$gt": ["$$l.action", POLICY_ACTION]}}}
+    pairs = {"$map": {"input": changed, "as": "l", "in": ["$$l.state", "$$l.action"]}}
     states = database.ledger().aggregate(
         [
             {"$match": {"run": run, "labels.action": {"$gt": POLICY_ACTION}}},
-            {"$project": {"l.state": "$labels.state", "l.action": "$labels.action"}},
-            {"$project": {"pairs": {"$zip": {"inputs": ["$l.state", "$l.action"]}}}},
+            {"$project": {"pairs": pairs}},
             {"$unwind": "$pairs"},
             {"$group": {"_id": "$pairs", "n": {"$sum": 1}}},
         ]

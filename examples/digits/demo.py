@@ -95,7 +95,7 @@ def _review(dataset: Any, run: dict[str, Any]) -> None:
     corrected = _correct_one(dataset, f"{run['label_field']}_in_review")
     if corrected:
         _valflow("approve", "latest", "--label", corrected, say=True)
-    drawn = _valflow("audit", "latest", "--seed", "51", say=True)
+    drawn = _valflow("audit", "latest", "--seed", "7", say=True)
     verdicts = Path(drawn["sheet"]).with_suffix(".csv")
     _judge(dataset, f"{run['label_field']}_in_review", drawn["items"], verdicts)
     _valflow("audit", "latest", "--verdicts", str(verdicts), say=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,11 @@ class LabelTable:
     def label(self) -> np.ndarray:
         """Class names, (N,) object; None where a label has none."""
         return _objects([*self.classes, None])[self.class_id]
+
+    @cached_property
+    def id_texts(self) -> list[str]:
+        """The label ids as FiftyOne writes them in marks and results."""
+        return [str(i) for i in self.ids.tolist()]
 
     def where(self, keep: np.ndarray) -> LabelTable:
         """The rows that ``keep`` selects: (N,) bool, or (M,) positions."""

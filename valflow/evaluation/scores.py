@@ -125,14 +125,13 @@ def sweep(comparison: Comparison, classes: Sequence[str] | None = None, *, true_
     for code, members in enumerate(_by_class(predictions, names, pairs.rank)):
         if not support[code]:
             continue
+        # Sorted once for all thresholds; only ties may have another order at each.
+        members = members[np.argsort(-key[members], kind="stable")]
+        has_ties = true_first and bool((np.diff(key[members]) == 0).any())
         for t in range(len(IOU_THRESHOLDS)):
             rows = members[~on_crowd[t, members]]
-            order = (
-                np.lexsort((~hit[t, rows], -key[rows]))
-                if true_first
-                else np.argsort(-key[rows], kind="stable")
-            )
-            rows = rows[order]
+            if has_ties:
+                rows = rows[np.lexsort((~hit[t, rows], -key[rows]))]
             precision, confidence, recall = _curve(hit[t, rows], key[rows], int(support[code]))
             result.precision[t, code], result.confidence[t, code] = precision, confidence
             result.recall[t, code] = recall
@@ -241,7 +240,9 @@ def coco_figures(
         name: (None if value < 0 or (name in _NEED_SIZES and not has_sizes) else float(value))
         for name, value in zip(COCO_FIGURES, evaluation.stats, strict=True)
     }
-    by_class = evaluation.eval["precision"][:, :, :, 0, -1].mean(axis=(0, 1))
+    accumulated = evaluation.eval
+    assert accumulated is not None
+    by_class = accumulated["precision"][:, :, :, 0, -1].mean(axis=(0, 1))
     return figures, {name: (float(by_class[i]) if by_class[i] > -1 else None) for i, name in enumerate(names)}
 
 

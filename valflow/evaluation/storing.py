@@ -276,7 +276,7 @@ def _marks(
 ) -> list[dict[str, Any]]:
     """What FiftyOne writes on every label: the id of its partner is the empty string where it has none."""
     partner, overlap = f"{eval_key}_id", f"{eval_key}_iou"
-    names = [str(i) for i in partners.ids.tolist()]
+    names = partners.id_texts
     alone = {eval_key: unmatched, partner: ""}
     return [
         alone if place < 0 else {eval_key: "tp", partner: names[place], overlap: value}
@@ -287,10 +287,10 @@ def _marks(
 def _match_rows(comparison: Comparison) -> Iterator[tuple[Any, ...]]:
     """FiftyOne's ``(gt_label, pred_label, iou, pred_confidence, gt_id, pred_id)`` for its report."""
     predictions, truth, matches = comparison.predictions, comparison.truth, comparison.matches
-    true_labels, true_ids = truth.label.tolist(), [str(i) for i in truth.ids.tolist()]
+    true_labels, true_ids = truth.label.tolist(), truth.id_texts
     rows = zip(
         predictions.label.tolist(),
-        map(str, predictions.ids.tolist()),
+        predictions.id_texts,
         (None if v != v else v for v in predictions.confidence.tolist()),
         matches.truth.tolist(),
         matches.iou.tolist(),

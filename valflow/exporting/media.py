@@ -40,7 +40,8 @@ def place_media(paths: Sequence[str], names: Sequence[str], folder: Path, how: s
     """Copy or link images into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for path, name in zip(paths, names, strict=True):
+        target = os.path.join(folder, name)
         if how == SYMLINK:
-            os.symlink(os.path.abspath(path), folder / name)
+            os.symlink(os.path.abspath(path), target)
         else:
-            shutil.copyfile(path, folder / name)
+            shutil.copyfile(path, target)
