@@ -70,9 +70,7 @@ def read_edits(run: str, reviewer: str) -> Edits:
     now = database.now()
     dataset = database.dataset_of(record)
     found = _differences(record, dataset, _changed_samples(record, dataset))
-    taken = {
-        state: {d["sample_id"]: d[state] for d in found if d[state]} for state in (APPROVED, REJECTED)
-    }
+    taken = {state: {d["sample_id"]: d[state] for d in found if d[state]} for state in (APPROVED, REJECTED)}
     counts = {}
     for state, event in ((APPROVED, "approve"), (REJECTED, "reject")):
         counts[state] = _take_over(record["run"], event, state, taken[state], reviewer)
@@ -185,14 +183,10 @@ def _compared() -> Expression:
     kept = {"$filter": {"input": "$labels", "as": "l", "cond": {"$ne": ["$$l.state", REJECTED]}}}
     return {
         **{state: labels({"$and": [by_hand[state], never(state)]}) for state in by_hand},
-        "refused": labels(
-            {"$and": [says[APPROVED], {"$eq": ["$$e.state", REJECTED]}, never(APPROVED)]}
-        ),
+        "refused": labels({"$and": [says[APPROVED], {"$eq": ["$$e.state", REJECTED]}, never(APPROVED)]}),
         "crooked": labels({"$or": off}),
         "drawn": {"$setDifference": ["$there", "$ids"]},
-        "vanished": {
-            "$setDifference": [{"$map": {"input": kept, "as": "l", "in": "$$l._id"}}, "$there"]
-        },
+        "vanished": {"$setDifference": [{"$map": {"input": kept, "as": "l", "in": "$$l._id"}}, "$there"]},
     }
 
 
@@ -224,7 +218,9 @@ def _drawn_elsewhere(record: runs.Record, dataset: Any) -> int:
     path = label_type_of(record).list_path(record["staging_field"])
     since = record.get("edits_read_at")
     changed = {} if since is None else {"last_modified_at": {"$gte": since - _CLOCKS_DIFFER}}
-    cursor = database.samples_of(dataset).find({f"{path}.0": {"$exists": True}, **changed}, {f"{path}._id": 1})
+    cursor = database.samples_of(dataset).find(
+        {f"{path}.0": {"$exists": True}, **changed}, {f"{path}._id": 1}
+    )
     numbers = {d["_id"]: _size(d, path) for d in cursor}
     query = {"run": record["run"], "sample_id": {"$in": list(numbers)}}
     for document in database.ledger().find(query, {"_id": 0, "sample_id": 1}):

@@ -150,8 +150,8 @@ def table(run: str, shown: Shown) -> list[dict[str, Any]]:
     """Per class: how many labels of the run there are, by state, and how many of them the screen shows.
 
     Returns:
-        Rows with ``label, total, approved, rejected, undecided, invalid, current, mean_confidence``, most labels
-        first; ``mean_confidence`` is over the current ones, None where none has a confidence. The class filter of
+        Rows with ``label, total, approved, rejected, undecided, invalid, without_confidence, current,
+        mean_confidence``, most labels first; ``mean_confidence`` is over the current ones, None where none has one. The class filter of
         the screen does not narrow the table, so that other classes stay within reach.
     """
     in_view = replace(shown, classes=(), all=True).condition()
@@ -165,6 +165,7 @@ def table(run: str, shown: Shown) -> list[dict[str, Any]]:
         "confidence": "$$l.confidence",
         "current": in_view,
         "invalid": {"$ne": ["$$l.invalid", []]},
+        "unscored": {"$not": [{"$isNumber": "$$l.confidence"}]},
     }
     groups = database.ledger().aggregate(
         [
@@ -177,6 +178,7 @@ def table(run: str, shown: Shown) -> list[dict[str, Any]]:
                     "total": {"$sum": 1},
                     "current": {"$sum": {"$cond": ["$l.current", 1, 0]}},
                     "invalid": {"$sum": {"$cond": ["$l.invalid", 1, 0]}},
+                    "without_confidence": {"$sum": {"$cond": ["$l.unscored", 1, 0]}},
                     "mean_confidence": {"$avg": seen},
                     **states,
                 }
@@ -211,16 +213,17 @@ def page_of_labels(run: str, shown: Shown, number: int, size: int = PATCHES_PER_
     return Page([str(r["id"]) for r in rows], list(dict.fromkeys(str(r["sample_id"]) for r in rows)))
 
 
-def page_of_samples(run: str, shown: Shown, number: int, size: int = SAMPLES_PER_PAGE) -> Page:
-    """The samples of one page that hold a label which is shown; pages count from 1."""
-    cursor = database.ledger().find({"run": run, **shown.document_query()}, {"_id": 0, "sample_id": 1})
+def page_of_samples(run: str, shown: Shown | None, number: int, size: int = SAMPLES_PER_PAGE) -> Page:
+    """The samples of one page that hold a label which is shown (None: all of the run); pages count from 1."""
+    query = shown.document_query() if shown else {}
+    cursor = database.ledger().find({"run": run, **query}, {"_id": 0, "sample_id": 1})
     found = cursor.sort("sample_id", 1).skip((number - 1) * size).limit(size)
     return Page([], [str(d["sample_id"]) for d in found])
 
 
-def count_samples(run: str, shown: Shown) -> int:
-    """Number of samples with a label that is shown."""
-    return database.ledger().count_documents({"run": run, **shown.document_query()})
+def count_samples(run: str, shown: Shown | None) -> int:
+    """Number of samples with a label that is shown (None: all of the run)."""
+    return database.ledger().count_documents({"run": run, **(shown.document_query() if shown else {})})
 
 
 def approve(run: str, selection: Selection, reviewer: str) -> str:
@@ -304,7 +307,9 @@ def _in_the_way(run: str, selection: Selection, done: str, own_action: int | Non
         elif state in (APPROVED, REJECTED):
             parts.append(f"{n} {'stays' if n == 1 else 'stay'} {state} ({actor} decided so)")
         elif state == "fails a check":
-            parts.append(f"{n} {'fails' if n == 1 else 'fail'} a check: approve by selecting the label itself")
+            parts.append(
+                f"{n} {'fails' if n == 1 else 'fail'} a check: approve by selecting the label itself"
+            )
     return "; ".join(parts)
 
 
@@ -321,3 +326,8 @@ def _are(n: int) -> str:
 def _samples_with(run: str, shown: Shown) -> list[str]:
     found = database.ledger().find({"run": run, **shown.document_query()}, {"_id": 0, "sample_id": 1})
     return [str(d["sample_id"]) for d in found]
+
+
+def visualizations(dataset: Any) -> list[str]:
+    """Brain keys of FiftyOne that its Embeddings panel can show."""
+    return list(dataset.list_brain_runs(type="visualization"))
