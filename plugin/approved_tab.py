@@ -43,7 +43,7 @@ class ApprovedTab:
         if not result:
             return
         panel.md(
-            f"### {layout.number(result['labels'])} labels added\n\n"
+            f"**{layout.number(result['labels'])} labels added**\n\n"
             f"on {layout.number(result['samples'])} samples, in the field {layout.code(result['field'])}. "
             f"{layout.number(result['discarded'])} discarded, {layout.number(result['edited'])} corrected by hand. "
             f"Decided by {markdown_text(result['reviewer'])}.",

@@ -8,13 +8,13 @@ import fiftyone.operators.types as types
 
 # The App's tables demand a minimum width otherwise, and are clipped on half a screen.
 _NARROW = {"table": {"sx": {"minWidth": 0}, "size": "small"}}
-_WRAPPING = {"grid": {"sx": {"display": "flex", "flexWrap": "wrap", "flexDirection": "row"}}}
+_AS_WIDE_AS_NEEDED = {"item": {"sx": {"width": "auto"}}}
 
 
 def page(panel: types.Object) -> types.Property:
     """The finished panel."""
     return types.Property(
-        panel, view=types.GridView(orientation="vertical", align_x="left", gap=2, padding=2)
+        panel, view=types.GridView(orientation="vertical", align_x="left", gap=2, pad=2)
     )
 
 
@@ -26,9 +26,33 @@ def table(columns: dict[str, str], **kwargs: Any) -> types.TableView:
     return view
 
 
-def row(panel: types.Object, name: str) -> types.Object:
-    """A row of buttons that goes on in the next line where the panel is narrow."""
-    return panel.h_stack(name, gap=1, align_y="center", componentsProps=_WRAPPING)
+class Row:
+    """A row of buttons that goes on in the next line where the panel is narrow.
+
+    The App's own horizontal stack never wraps: only a grid without an orientation does, and only where its
+    items do not ask for the full width.
+    """
+
+    def __init__(self, panel: types.Object, name: str) -> None:
+        self._items = types.Object()
+        panel.define_property(name, self._items, view=types.GridView(gap=1, align_y="center"))
+
+    def btn(self, name: str, label: str, **kwargs: Any) -> None:
+        """A button; see FiftyOne."""
+        self._items.btn(name, label=label, componentsProps=_AS_WIDE_AS_NEEDED, **kwargs)
+
+    def md(self, text: str, name: str) -> None:
+        """Some words between buttons."""
+        self._items.md(text, name=name, componentsProps=_AS_WIDE_AS_NEEDED)
+
+    def str(self, name: str, label: str) -> None:
+        """A field for text."""
+        self._items.str(name, label=label, view=types.FieldView(label=label, componentsProps=_AS_WIDE_AS_NEEDED))
+
+
+def row(panel: types.Object, name: str) -> Row:
+    """An empty row."""
+    return Row(panel, name)
 
 
 def number(value: Any) -> str:

@@ -91,7 +91,11 @@ class AutoLabeling(RunsTab, ReviewTab, ApprovalTab, AuditPart, ApprovedTab, foo.
     def change_tab(self, ctx: Any) -> None:
         """A tab was clicked."""
         self.leave_mode(ctx)
-        Screen(ctx).put(tab=ctx.params["tab"], mode=PATCHES, classes=[], number=1)
+        whole = [0.0, 1.0]
+        Screen(ctx).put(
+            tab=ctx.params["tab"], mode=PATCHES, classes=[], number=1, confidence=whole, applied=whole, unscored=True
+        )
+        ctx.ops.clear_selected_samples()
         self.look_again(ctx)
 
     @told

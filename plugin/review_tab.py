@@ -204,9 +204,14 @@ class ReviewTab:
                 params={"mode": mode},
                 variant="contained" if mode == screen.mode else "outlined",
             )
-        known = screen.get("embeddings")
-        if known:
-            bar.btn("embeddings", label="Embeddings", icon="scatter_plot", on_click=self.open_embeddings)
+        if screen.get("embeddings"):
+            bar.btn(
+                "embeddings",
+                label="Embeddings",
+                icon="scatter_plot",
+                on_click=self.open_embeddings,
+                variant="outlined",
+            )
         else:
             bar.btn(
                 "embeddings",
@@ -214,6 +219,7 @@ class ReviewTab:
                 icon="scatter_plot",
                 on_click=self.open_embeddings,
                 disabled=True,
+                variant="outlined",
                 title="fiftyone.brain.compute_visualization(dataset, brain_key='look') makes them",
             )
 
@@ -235,13 +241,13 @@ class ReviewTab:
         if seen.get("without_confidence"):
             panel.bool(
                 "unscored",
-                label=f"Also the {layout.number(seen['without_confidence'])} labels without confidence",
+                label=f"Labels without confidence too ({layout.number(seen['without_confidence'])})",
                 on_change=self.toggle_unscored,
                 view=types.CheckboxView(),
             )
         panel.obj("table", view=layout.table(_COLUMNS, on_click_row=self.toggle_class))
         if screen.get("classes") or [low, high] != [0.0, 1.0]:
-            panel.btn("all_classes", label="Show all classes and confidences", on_click=self.all_classes)
+            panel.btn("all_classes", label="Show all classes and confidences", on_click=self.all_classes, variant="outlined")
 
     def render_pages(self, panel: types.Object, screen: Screen) -> None:
         """Draw the way to other pages."""
@@ -256,6 +262,7 @@ class ReviewTab:
             on_click=self.turn_page,
             params={"number": number - 1},
             disabled=number <= 1,
+            variant="outlined",
         )
         bar.md(f"page {number} of {pages}", name="page_of")
         bar.btn(
@@ -265,6 +272,7 @@ class ReviewTab:
             on_click=self.turn_page,
             params={"number": number + 1},
             disabled=number >= pages,
+            variant="outlined",
         )
 
     def render_undo(self, panel: types.Object, screen: Screen) -> None:

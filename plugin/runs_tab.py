@@ -59,7 +59,7 @@ class RunsTab:
 
     def render_runs(self, panel: types.Object, screen: Screen) -> None:
         """Draw the list."""
-        panel.md("### Auto Labeling runs", name="heading")
+        panel.md("**Auto Labeling runs**", name="heading")
         bar = layout.row(panel, "run_buttons")
         bar.btn("new_run", label="New run", icon="add", on_click=self.new_run, variant="contained")
         bar.btn("again", label="Refresh", icon="refresh", on_click=self.refresh_runs, variant="outlined")
