@@ -13,9 +13,7 @@ from valflow.states import State
 
 from . import layout
 from .answers import told
-from .screen import AUDIT, PATCHES, Screen
-
-_LOOK_EVERY = 2000  # milliseconds, while the pipeline works
+from .screen import AUDIT, LOOK_EVERY, PATCHES, Screen
 
 
 class ApprovalTab:
@@ -24,7 +22,7 @@ class ApprovalTab:
     def look_at_approval(self, ctx: Any, record: runs.Record) -> None:
         """Bring checklist and audit into the panel's state."""
         screen = Screen(ctx)
-        screen.put(waiting=record["state"] in overview.MOVING, fate=_fate(record))
+        screen.put(waiting=overview.is_moving(record), fate=_fate(record))
         if record["state"] != State.IN_REVIEW.value:
             return
         table = ledger.class_table(record["run"], record["thresholds"])
@@ -71,7 +69,7 @@ class ApprovalTab:
         """Look how far the pipeline is."""
         screen = Screen(ctx)
         record = screen.record()
-        if record["state"] != screen.get("head", {}).get("state") or record["state"] not in overview.MOVING:
+        if record["state"] != screen.get("head", {}).get("state") or not overview.is_moving(record):
             self.look_again(ctx)  # type: ignore[attr-defined]
 
     def render_approval(self, panel: types.Object, screen: Screen) -> None:
@@ -79,7 +77,7 @@ class ApprovalTab:
         if screen.get("head", {}).get("state") != State.IN_REVIEW.value:
             panel.md(screen.get("fate", ""), name="fate")
             if screen.get("waiting"):
-                panel.view("follow", types.TimerView(interval=_LOOK_EVERY, on_interval=self.follow))
+                panel.view("follow", types.TimerView(interval=LOOK_EVERY, on_interval=self.follow))
             return
         if screen.mode == AUDIT:
             self.render_audit(panel, screen)  # type: ignore[attr-defined]

@@ -12,9 +12,10 @@ from valflow.review_page import markdown_text
 
 from . import layout
 from .answers import told
-from .screen import Screen
+from .screen import LOOK_EVERY, Screen
 
-_CHART = {"height": 240, "margin": {"l": 40, "r": 10, "t": 10, "b": 40}}
+# Classes are names, even where they look like numbers.
+_CHART = {"height": 240, "margin": {"l": 40, "r": 10, "t": 10, "b": 40}, "xaxis": {"type": "category"}}
 
 
 class ApprovedTab:
@@ -23,7 +24,11 @@ class ApprovedTab:
     def look_at_result(self, ctx: Any, record: runs.Record) -> None:
         """Bring the figures of the record into the panel's state."""
         result = overview.result_figures(record)
-        Screen(ctx).put(result=result, work_lists=overview.work_lists(record, ctx.dataset))
+        Screen(ctx).put(
+            result=result,
+            work_lists=overview.work_lists(record, ctx.dataset),
+            waiting=overview.is_moving(record),
+        )
         classes = result["per_class"]
         ctx.panel.set_data("chart", [{"type": "bar", "x": list(classes), "y": list(classes.values())}])
 
@@ -42,6 +47,9 @@ class ApprovedTab:
         result = screen.get("result")
         if not result:
             return
+        if screen.get("waiting"):
+            panel.md("The pipeline still evaluates, exports and reports.", name="still")
+            panel.view("follow", types.TimerView(interval=LOOK_EVERY, on_interval=self.follow))  # type: ignore[attr-defined]
         panel.md(
             f"**{layout.number(result['labels'])} labels added**\n\n"
             f"on {layout.number(result['samples'])} samples, in the field {layout.code(result['field'])}. "
@@ -49,7 +57,7 @@ class ApprovedTab:
             f"Decided by {markdown_text(result['reviewer'])}.",
             name="totals",
         )
-        panel.plot("chart", layout=_CHART, config={"displayModeBar": False}, height=240)
+        panel.plot("chart", layout=_CHART, config={"displayModeBar": False})
         lines = [f"- {markdown_text(line)}" for line in result["quality"]]
         panel.md(
             "**Quality**\n\n" + ("\n".join(lines) or "- nothing was validated or evaluated"), name="quality"

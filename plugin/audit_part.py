@@ -128,7 +128,7 @@ class AuditPart:
         rest = layout.row(panel, "rest")
         rest.btn(
             "confirm_page",
-            label=f"The other {len(screen.get('on_grid', []))} on this page are correct",
+            label=f"All other labels on this page are correct ({len(screen.get('on_grid', []))})",
             icon="done_all",
             on_click=self.confirm_page,
             variant="contained",

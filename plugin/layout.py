@@ -13,9 +13,7 @@ _AS_WIDE_AS_NEEDED = {"item": {"sx": {"width": "auto"}}}
 
 def page(panel: types.Object) -> types.Property:
     """The finished panel."""
-    return types.Property(
-        panel, view=types.GridView(orientation="vertical", align_x="left", gap=2, pad=2)
-    )
+    return types.Property(panel, view=types.GridView(orientation="vertical", align_x="left", gap=2, pad=2))
 
 
 def table(columns: dict[str, str], **kwargs: Any) -> types.TableView:
@@ -47,7 +45,9 @@ class Row:
 
     def str(self, name: str, label: str) -> None:
         """A field for text."""
-        self._items.str(name, label=label, view=types.FieldView(label=label, componentsProps=_AS_WIDE_AS_NEEDED))
+        self._items.str(
+            name, label=label, view=types.FieldView(label=label, componentsProps=_AS_WIDE_AS_NEEDED)
+        )
 
 
 def row(panel: types.Object, name: str) -> Row:

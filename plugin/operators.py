@@ -309,8 +309,8 @@ def _dialog(preview: dict[str, Any], reviewer: Any) -> str:
         "Decided by": markdown_text(str(reviewer)),
         "Digest": layout.code(str(preview.get("digest"))[:12]),
     }
-    lines = [f"| {name} | {value} |" for name, value in rows.items()]
-    return "\n".join(["| | |", "|---|---|", *lines])
+    head, *lines = [f"| {name} | {value} |" for name, value in rows.items()]
+    return "\n".join([head, "|---|---|", *lines])
 
 
 OPERATORS = (NewRun, ApproveLabels, RejectLabels, UndoAction, TagLabels, FinalizeLabels)

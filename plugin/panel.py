@@ -93,7 +93,13 @@ class AutoLabeling(RunsTab, ReviewTab, ApprovalTab, AuditPart, ApprovedTab, foo.
         self.leave_mode(ctx)
         whole = [0.0, 1.0]
         Screen(ctx).put(
-            tab=ctx.params["tab"], mode=PATCHES, classes=[], number=1, confidence=whole, applied=whole, unscored=True
+            tab=ctx.params["tab"],
+            mode=PATCHES,
+            classes=[],
+            number=1,
+            confidence=whole,
+            applied=whole,
+            unscored=True,
         )
         ctx.ops.clear_selected_samples()
         self.look_again(ctx)

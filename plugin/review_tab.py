@@ -247,7 +247,12 @@ class ReviewTab:
             )
         panel.obj("table", view=layout.table(_COLUMNS, on_click_row=self.toggle_class))
         if screen.get("classes") or [low, high] != [0.0, 1.0]:
-            panel.btn("all_classes", label="Show all classes and confidences", on_click=self.all_classes, variant="outlined")
+            panel.btn(
+                "all_classes",
+                label="Show all classes and confidences",
+                on_click=self.all_classes,
+                variant="outlined",
+            )
 
     def render_pages(self, panel: types.Object, screen: Screen) -> None:
         """Draw the way to other pages."""

@@ -13,6 +13,7 @@ from valflow.reviewing import Shown
 
 REVIEW, APPROVAL, DONE = "review", "approval", "approved"
 PATCHES, SAMPLES, CORRECT, DRAW, AUDIT = "patches", "samples", "correct", "draw", "audit"
+LOOK_EVERY = 2000  # milliseconds, while the pipeline works
 STATES = {REVIEW: (UNDECIDED,), APPROVAL: (APPROVED,)}
 
 

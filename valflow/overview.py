@@ -8,10 +8,16 @@ from typing import Any
 from valflow import actions, audits, ledger, reviewing, runs
 from valflow.states import SHOWN_AS, State
 
-# States in which a process works, so that a screen looks again by itself.
-MOVING = frozenset(
+# States in which a process works.
+_MOVING = frozenset(
     s.value for s in (State.CREATED, State.PREDICTED, State.REVIEWED, State.VALIDATED, State.FINALIZING)
 )
+
+
+def is_moving(record: runs.Record) -> bool:
+    """Whether the pipeline has something to do, so that a screen looks again by itself."""
+    finishing = record["state"] == State.FINALIZED.value and not record.get("completed_at")
+    return record["state"] in _MOVING or (finishing and runs.is_alive(record))
 
 
 def run_rows(dataset: str, limit: int = 50) -> list[dict[str, Any]]:
@@ -35,7 +41,9 @@ def waits_for(record: runs.Record) -> str:
     if state in (State.FINALIZED, State.DISCARDED):
         decision = record.get("decision") or {}
         return f"nobody; decided by {decision['reviewer']}" if decision else "nobody"
-    return "the pipeline" if runs.is_alive(record) else "Prefect, or `valflow finalize`"
+    if runs.is_alive(record):
+        return "the pipeline"
+    return "a Prefect worker" if record.get("suspended_in") else "`valflow finalize`"
 
 
 def model_name(record: runs.Record) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from valflow import homes, runs
+from valflow import database, homes, runs
 
 PANEL = "auto_labeling"
 PLUGIN = "@valflow/auto-labeling"
@@ -47,7 +47,7 @@ def workspace_name(run: str) -> str:
 
 
 def save_workspace(record: runs.Record, dataset: Any) -> str:
-    """Save the layout that opens with this run's panel, grid to the left; returns its slug.
+    """Save the layout that opens with this run's panel, grid to the left, and note its slug in the record.
 
     Harmless when repeated.
     """
@@ -67,7 +67,9 @@ def save_workspace(record: runs.Record, dataset: Any) -> str:
     )
     name = workspace_name(record["run"])
     dataset.save_workspace(name, layout, description=f"Review of {record['name']}", overwrite=True)
-    return str(to_slug(name))
+    slug = str(to_slug(name))
+    database.runs().update_one({"run": record["run"]}, {"$set": {"workspace": slug}})
+    return slug
 
 
 def address_of(record: runs.Record, app_url: str | None = None) -> str | None:
@@ -77,11 +79,9 @@ def address_of(record: runs.Record, app_url: str | None = None) -> str | None:
         record: the run.
         app_url: the App's; None takes VALFLOW_APP_URL, else the stack that runs in this home.
     """
-    from fiftyone.core.utils import to_slug
-
     base = app_url or os.environ.get("VALFLOW_APP_URL")
     base = base or homes.environment(homes.home()).get("VALFLOW_APP_URL")
     if not base:
         return None
-    dataset, slug = quote(record["dataset"], safe=""), to_slug(workspace_name(record["run"]))
-    return f"{base.rstrip('/')}/datasets/{dataset}?workspace={slug}"
+    dataset, slug = quote(record["dataset"], safe=""), record.get("workspace")
+    return f"{base.rstrip('/')}/datasets/{dataset}" + (f"?workspace={slug}" if slug else "")

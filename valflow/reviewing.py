@@ -151,8 +151,8 @@ def table(run: str, shown: Shown) -> list[dict[str, Any]]:
 
     Returns:
         Rows with ``label, total, approved, rejected, undecided, invalid, without_confidence, current,
-        mean_confidence``, most labels first; ``mean_confidence`` is over the current ones, None where none has one. The class filter of
-        the screen does not narrow the table, so that other classes stay within reach.
+        mean_confidence``, most labels first; ``mean_confidence`` is over the current ones, None where none has
+        one. The class filter of the screen does not narrow the table, so that other classes stay within reach.
     """
     in_view = replace(shown, classes=(), all=True).condition()
     seen = {"$cond": ["$l.current", "$l.confidence", None]}

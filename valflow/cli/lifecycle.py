@@ -167,20 +167,12 @@ def _see_through(run: str, *, wait: bool, debug: bool) -> Result:
 
 
 def _resume(record: dict[str, Any]) -> None:
-    from valflow import prefect_api
+    from valflow.resuming import resume_decided
 
-    decision = record["decision"]
-    answer = {k: decision[k] or "" for k in ("decision", "reviewer", "note", "override", "digest")}
-    try:
-        outcome = prefect_api.resume(record["suspended_in"], answer)
-    except StackError as error:
-        raise StackError(
-            f"the decision is recorded, but Prefect could not be told: {error} "
-            f"Once it answers, `valflow finalize {record['run']}` again only resumes."
-        ) from error
-    if not outcome.is_accepted and outcome.status == "REJECT":
-        raise StackError(f"the decision is recorded, but Prefect refused to resume: {outcome.reason}")
-    _say(f"resumed the Prefect run: {record['prefect_url']}")
+    resumed = resume_decided(record)
+    if resumed.outcome in ("unreachable", "refused"):
+        raise StackError(resumed.message)
+    _say(resumed.message)
 
 
 def _wait(run: str) -> Result:
