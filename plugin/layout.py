@@ -7,13 +7,18 @@ from typing import Any
 import fiftyone.operators.types as types
 
 # The App's tables demand a minimum width otherwise, and are clipped on half a screen.
-_NARROW = {"table": {"sx": {"minWidth": 0}, "size": "small"}}
+_NARROW = {"table": {"sx": {"minWidth": 0, "& td, & th": {"px": 1}}, "size": "small"}}
+# A column is otherwise as wide as its widest word, and the panel cuts off what does not fit.
+_SHRINKS = {"gridTemplateColumns": "minmax(0, 1fr)", "overflowWrap": "anywhere"}
 _AS_WIDE_AS_NEEDED = {"item": {"sx": {"width": "auto"}}}
 
 
 def page(panel: types.Object) -> types.Property:
     """The finished panel."""
-    return types.Property(panel, view=types.GridView(orientation="vertical", align_x="left", gap=2, pad=2))
+    view = types.GridView(
+        orientation="vertical", align_x="left", gap=2, pad=2, componentsProps={"grid": {"sx": _SHRINKS}}
+    )
+    return types.Property(panel, view=view)
 
 
 def table(columns: dict[str, str], **kwargs: Any) -> types.TableView:

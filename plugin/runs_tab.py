@@ -17,7 +17,7 @@ _COLUMNS = {
     "state": "State",
     "model": "Model",
     "field": "Label field",
-    "labels": "Predicted / approved / final",
+    "labels": "Labels",
     "age": "Age",
     "waits": "Waits for",
 }
@@ -67,7 +67,7 @@ class RunsTab:
             panel.md("No labeling run of this dataset yet.", name="no_runs")
             return
         panel.obj("runs", view=layout.table(_COLUMNS, on_click_row=self.open_run))
-        panel.md("Click a run to open it.", name="hint")
+        panel.md("Click a run to open it. Labels: predicted / approved / final.", name="hint")
 
 
 def _cell(row: dict[str, Any], key: str) -> str:
