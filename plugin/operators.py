@@ -10,7 +10,7 @@ import fiftyone.operators as foo
 import fiftyone.operators.types as types
 
 from valflow import actions, decisions, new_runs, resuming, reviewing, runs
-from valflow.errors import DecisionRefused, SelectionError, ValflowError
+from valflow.errors import DecisionRefused, RunNotFound, SelectionError, ValflowError
 from valflow.label_types import PROBLEM_TAGS
 from valflow.review_page import markdown_text
 from valflow.states import State
@@ -39,8 +39,8 @@ class _OnOpenRun(foo.Operator):
     def resolve_input(self, ctx: Any) -> types.Property:
         """Run and reviewer; why it cannot run, where it cannot."""
         inputs = types.Object()
-        waiting = _in_review(ctx)
-        if not waiting:
+        named, waiting = ctx.params.get("run"), _in_review(ctx)
+        if not waiting and named is None:
             name = ctx.dataset.name if ctx.dataset is not None else "this dataset"
             inputs.view(
                 "nothing",
@@ -49,18 +49,16 @@ class _OnOpenRun(foo.Operator):
                     description=f"{name} has no labeling run that waits for a person; start one with New run.",
                 ),
             )
-            # Without it the form could be sent.
-            inputs.str("run", required=True, view=types.HiddenView(), invalid=True)
             return types.Property(inputs, view=types.View(label=self.label))
         choices = types.Dropdown()
         for record in waiting:
             choices.add_choice(record["run"], label=record["name"])
+        if named is not None and named not in choices.values():
+            choices.add_choice(named, label=named)  # so that the refusal says what became of it
         inputs.enum(
-            "run", choices.values(), label="Run", required=True, default=waiting[0]["run"], view=choices
+            "run", choices.values(), label="Run", required=True, default=choices.values()[0], view=choices
         )
-        inputs.str(
-            "reviewer", label="Your name", required=True, default=os.environ.get("VALFLOW_REVIEWER", "")
-        )
+        inputs.str("reviewer", label="Your name", default=os.environ.get("VALFLOW_REVIEWER", ""))
         self.ask(ctx, inputs)
         return types.Property(inputs, view=types.View(label=self.label))
 
@@ -70,7 +68,7 @@ class _OnOpenRun(foo.Operator):
     def execute(self, ctx: Any) -> dict[str, Any]:
         """Do it, and tell what became of it; a refusal is an answer, not a crash."""
         try:
-            said = self.act(ctx, runs.load(ctx.params["run"]), str(ctx.params.get("reviewer") or "").strip())
+            said = self.act(ctx, _record(ctx), str(ctx.params.get("reviewer") or "").strip())
         except ValflowError as refusal:
             ctx.ops.notify(str(refusal), variant="error")
             return {"refused": str(refusal)}
@@ -178,14 +176,20 @@ class FinalizeLabels(_OnOpenRun):
 
     def resolve_input(self, ctx: Any) -> types.Property:
         """The dialog; it shows one approval set, and confirms no other."""
-        if not ctx.params.get("digest"):
-            shown = self._without_preview(ctx)
-            if shown is not None:
-                return shown
+        preview, digest = ctx.params.get("preview") or {}, ctx.params.get("digest")
+        if not digest:
+            run, reviewer = ctx.params.get("run"), str(ctx.params.get("reviewer") or "").strip()
+            if not run or not reviewer:
+                return super().resolve_input(ctx)
+            try:
+                preview = _plain(decisions.preview(run, reviewer))
+            except ValflowError as refusal:
+                return _impossible(str(refusal))
+            # Shown, not set: a call without the digest of what it saw confirms nothing.
+            digest = preview["digest"]
         inputs = types.Object()
-        for name in ("run", "reviewer", "digest"):
-            inputs.str(name, default=ctx.params.get(name), view=types.HiddenView())
-        preview = ctx.params.get("preview") or {}
+        for name, value in (("run", None), ("reviewer", None), ("digest", digest)):
+            inputs.str(name, default=value or ctx.params.get(name), view=types.HiddenView())
         inputs.obj("preview", default=preview, view=types.HiddenView())
         inputs.md(_dialog(preview, ctx.params.get("reviewer")), name="numbers")
         if preview.get("missing"):
@@ -199,23 +203,6 @@ class FinalizeLabels(_OnOpenRun):
             label="Finalize Labels", submit_button_label="Confirm", cancel_button_label="Cancel"
         )
         return types.Property(inputs, view=view)
-
-    def _without_preview(self, ctx: Any) -> types.Property | None:
-        """From the operator browser: ask for run and name first, then freeze and show."""
-        run, reviewer = ctx.params.get("run"), str(ctx.params.get("reviewer") or "").strip()
-        if not run or not reviewer:
-            return super().resolve_input(ctx)
-        try:
-            preview = asdict(decisions.preview(run, reviewer))
-        except ValflowError as refusal:
-            inputs = types.Object()
-            inputs.view("refused", types.Error(label="It cannot be finalized", description=str(refusal)))
-            inputs.str("digest", required=True, view=types.HiddenView(), invalid=True)
-            return types.Property(inputs, view=types.View(label="Finalize Labels"))
-        for name in ("class_table", "checklist"):
-            preview.pop(name)
-        ctx.params.update(digest=preview["digest"], preview=preview)
-        return None
 
     def act(self, ctx: Any, record: runs.Record, reviewer: str) -> str:
         """Decide, and let the pipeline go on."""
@@ -290,6 +277,24 @@ def _choices(labels: dict[str, str]) -> types.RadioGroup:
 def _in_review(ctx: Any) -> list[runs.Record]:
     found = runs.list_runs(ctx.dataset.name) if ctx.dataset is not None else []
     return [r for r in found if r["state"] == State.IN_REVIEW.value]
+
+
+def _plain(preview: decisions.Preview) -> dict[str, Any]:
+    """A preview as the dialog needs it."""
+    return {k: v for k, v in asdict(preview).items() if k not in ("class_table", "checklist")}
+
+
+def _impossible(why: str) -> types.Property:
+    inputs = types.Object()
+    inputs.view("refused", types.Error(label="It cannot be finalized", description=why))
+    return types.Property(inputs, view=types.View(label="Finalize Labels"))
+
+
+def _record(ctx: Any) -> runs.Record:
+    run = ctx.params.get("run")
+    if not run:
+        raise RunNotFound("no labeling run of this dataset is in review; start one with New run")
+    return runs.load(run)
 
 
 def _named(reviewer: str) -> str:

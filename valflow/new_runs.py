@@ -98,6 +98,6 @@ def _write(config: LabelingConfig) -> Path:
     while path.exists():
         path = path.with_name(f"{path.stem.rsplit('~', 1)[0]}~{number}.yaml")
         number += 1
-    values = config.model_dump(mode="json", exclude_defaults=True)
+    values = config.model_dump(mode="json", exclude_unset=True)
     path.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return path

@@ -82,16 +82,14 @@ class Reviewer:
 
     def drawn(self) -> str:
         """All of the panel as the browser gets it."""
-        return str(
-            next(p["outputs"] if "outputs" in p else p for n, p in self.asked if n == "show_panel_output")
-        )
+        return str(next(p.get("outputs", p) for n, p in self.asked if n == "show_panel_output"))
 
     def was_asked(self, operator: str) -> list[dict[str, Any]]:
         """Parameters of every call of one of the App's operators."""
         return [params for name, params in self.asked if name == operator]
 
 
-def call(name: str, dataset: Any, ids: tuple[str, ...] = (), **params: Any) -> dict[str, Any]:
+def call(name: str, dataset: Any, ids: tuple[str, ...] = (), /, **params: Any) -> dict[str, Any]:
     """Execute an operator of the plugin; returns its answer."""
     import fiftyone.operators as foo
 
