@@ -100,9 +100,10 @@ def triage(run: str) -> None:
 def review(run: str) -> None:
     """What a person would do; never measured."""
     from valflow import actions
+    from valflow.selections import Selection
 
-    actions.approve(run, actions.Selection(classes=scenes.CLASSES[:3], min_confidence=0.5), REVIEWER)
-    actions.reject(run, actions.Selection(max_confidence=0.3), REVIEWER)
+    actions.approve(run, Selection(classes=scenes.CLASSES[:3], min_confidence=0.5), REVIEWER)
+    actions.reject(run, Selection(max_confidence=0.3), REVIEWER)
 
 
 def freeze(run: str) -> None:

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from valflow import decisions, runs
 from valflow.errors import DecisionRefused, LabelsVanished
+from valflow.review_app import address_of
 from valflow.review_page import waiting_markdown
 from valflow.states import State, is_past
 
@@ -82,5 +83,6 @@ def _suspend(record: runs.Record) -> ReviewDecision:
         runs.fence_of(record),
         {"suspended_in": flow_run.id, "flow_run_id": flow_run.id, "prefect_url": flow_run.ui_url},
     )
-    form = ReviewDecision.with_initial_data(description=waiting_markdown(runs.load(record["run"])))
+    record = runs.load(record["run"])
+    form = ReviewDecision.with_initial_data(description=waiting_markdown(record, address_of(record)))
     return suspend_flow_run(wait_for_input=form, key=key, timeout=None)

@@ -13,6 +13,7 @@ from tasks.report import emit
 from valflow import database, ledger, runs
 from valflow import triage as stage
 from valflow.config import LabelingConfig
+from valflow.review_app import address_of, save_workspace
 from valflow.review_page import class_rows, waiting_markdown
 from valflow.states import State
 from valflow.tables import by_sample, predicted_tables
@@ -38,11 +39,13 @@ def open_review(run: str) -> dict[str, int]:
         for table in predicted_tables(record, dataset):
             ledger.mark_invalid(run, by_sample(failing_labels(table, suites, parameters), table))
         record = stage.finish_triage(record, dataset)
+        save_workspace(record, dataset)
+    record = runs.load(run)
     create_table_artifact(
         class_rows(record), key="valflow-classes", description=f"Classes of {run} after triage"
     )
     create_markdown_artifact(
-        waiting_markdown(record), key="valflow-review", description=f"{run} awaits review"
+        waiting_markdown(record, address_of(record)), key="valflow-review", description=f"{run} awaits review"
     )
     emit("waiting", record, record["counts"])
     counts: dict[str, int] = record["counts"]

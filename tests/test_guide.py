@@ -9,6 +9,7 @@ import pytest
 
 from tests.builders import bring_to, ids_where, make_dataset, make_run
 from valflow import actions, runs
+from valflow.selections import Selection
 from valflow.states import State
 
 
@@ -18,7 +19,7 @@ def finalized(tmp_path: Path) -> Any:
     dataset = make_dataset(tmp_path, samples=5)
     run = make_run(dataset, label_field="auto_labels")
     rejected = ids_where(run, state="approved", label="cat")[0]
-    selection = actions.Selection(label_ids=(rejected,))
+    selection = Selection(label_ids=(rejected,))
     actions.tag(run, "needs_correction", selection, "ann")
     actions.reject(run, selection, "ann")
     bring_to(run, dataset, State.FINALIZED)

@@ -16,7 +16,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PACKAGES = PROJECT["tool"]["setuptools"]["packages"]
+PLACES = PROJECT["tool"]["setuptools"]["package-dir"]
 SHIPPED = ("valflow", "tasks", "flows", "expectations")
+
+
+def folder_of(package: str) -> Path:
+    return ROOT / PLACES.get(package, package.replace(".", "/"))
 
 
 def source_files(package: str) -> list[Path]:
@@ -33,13 +38,14 @@ def is_ignored(path: Path) -> bool:
 def test_every_folder_with_code_is_listed_as_a_package() -> None:
     folders = {path.parent for top in SHIPPED for path in source_files(top) if not is_ignored(path)}
     found = sorted(".".join(folder.relative_to(ROOT).parts) for folder in folders)
-    assert sorted(PACKAGES) == found
+    assert sorted(set(PACKAGES) - PLACES.keys()) == found
+    assert PLACES.keys() <= set(PACKAGES)
 
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_a_package_is_a_regular_one(package: str) -> None:
     # A folder without __init__.py loses against any package of the same name elsewhere on the path.
-    assert (ROOT / Path(*package.split(".")) / "__init__.py").exists()
+    assert (folder_of(package) / "__init__.py").exists()
 
 
 @pytest.mark.parametrize("name", ["plugins", "src", "utils"])
@@ -52,7 +58,7 @@ def test_no_folder_has_a_name_that_is_taken_or_says_nothing(name: str) -> None:
 def test_every_other_file_of_a_package_is_shipped() -> None:
     patterns = PROJECT["tool"]["setuptools"]["package-data"]
     for package in PACKAGES:
-        folder = ROOT / Path(*package.split("."))
+        folder = folder_of(package)
         shipped = {path for pattern in patterns.get(package, []) for path in folder.glob(pattern)}
         others = {p for p in folder.iterdir() if p.is_file() and p.suffix not in {".py", ".pyc"}}
         assert others == shipped & others, f"{package}: add the pattern to package-data"
@@ -77,7 +83,7 @@ def test_the_wheel_holds_all_of_it(tmp_path: Path) -> None:
     for package in PACKAGES:
         assert f"{package.replace('.', '/')}/__init__.py" in names
     assert {"flows/label_dataset.py", "expectations/labels.yaml", "expectations/samples.yaml"} <= names
-    assert "valflow/py.typed" in names
+    assert {"valflow/py.typed", "valflow/plugin/fiftyone.yml", "valflow/plugin/panel.py"} <= names
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == set(SHIPPED)
 
 
@@ -128,6 +134,7 @@ DIRECTIONS = [
     ("valflow", {"prefect", "great_expectations"}, True, ()),  # 1.5 s and 4-7 s: only where they are needed
     ("valflow", {"flows", "tasks", "expectations", "examples", "benchmarks"}, False, ("valflow/cli/",)),
     ("valflow/cli", {"flows", "tasks", "expectations", "fiftyone"}, True, ()),  # `valflow --help` is quick
+    ("plugin", {"prefect", "great_expectations", "flows", "tasks", "expectations"}, False, ()),
     ("tasks", {"flows", "examples", "benchmarks"}, False, ()),
     ("flows", {"expectations", "examples", "benchmarks"}, False, ()),
     ("expectations", {"fiftyone", "prefect", "flows", "tasks"}, False, ()),  # it sees flat tables only

@@ -7,18 +7,18 @@ Each action is one bulk update that leaves its number on every label it changed,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 from bson import ObjectId
-from bson.errors import InvalidId
 from pymongo import ReturnDocument, UpdateOne
 
 from valflow import database, ledger, problem_tags, runs
 from valflow.errors import IllegalTransition, SelectionError
 from valflow.label_types import APPROVED, REJECTED, WORKFLOW_TAGS
 from valflow.ledger import UNDECIDED, Expression, map_labels, state_change, state_restored
+from valflow.selections import Selection, object_ids
 from valflow.states import State
 
 POLICY = "policy"
@@ -26,81 +26,6 @@ MACHINE = (POLICY, "system")
 # A freeze takes seconds; one older than this belongs to a process that died.
 FREEZE_EXPIRES = timedelta(minutes=5)
 UNDOABLE = ("approve", "reject", "judge", "reset", "tag")
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Which labels an action means; the conditions are joined by *and*.
-
-    Attributes:
-        classes: only these classes.
-        min_confidence: at least this confidence, in [0, 1]; labels without confidence never match.
-        max_confidence: at most this confidence, in [0, 1].
-        label_ids: exactly these labels.
-        sample_ids: labels on these samples.
-        all: every label of the run; needed when nothing else is given.
-    """
-
-    classes: tuple[str, ...] = ()
-    min_confidence: float | None = None
-    max_confidence: float | None = None
-    label_ids: tuple[str, ...] = ()
-    sample_ids: tuple[str, ...] = ()
-    all: bool = False
-
-    def __post_init__(self) -> None:
-        for bound in (self.min_confidence, self.max_confidence):
-            if bound is not None and not 0.0 <= bound <= 1.0:
-                raise SelectionError(f"a confidence lies between 0 and 1, found {bound}")
-        if not self.all and not self.describe():
-            raise SelectionError(
-                "the selection is empty: choose labels with --class, --min-confidence, --max-confidence, "
-                "--label or --sample, or say --all"
-            )
-        object_ids(self.label_ids, "label")
-        object_ids(self.sample_ids, "sample")
-
-    def describe(self) -> dict[str, Any]:
-        """The conditions that were given, for records and messages."""
-        # By identity: a confidence of 0 is a bound, but equal to False.
-        return {
-            k: list(v) if isinstance(v, tuple) else v
-            for k, v in asdict(self).items()
-            if v is not None and v is not False and v != ()
-        }
-
-    def document_query(self) -> dict[str, Any]:
-        """Which ledger documents can hold a selected label."""
-        query: dict[str, Any] = {}
-        if self.sample_ids:
-            query["sample_id"] = {"$in": object_ids(self.sample_ids, "sample")}
-        entry: dict[str, Any] = {}
-        if self.label_ids:
-            entry["_id"] = {"$in": object_ids(self.label_ids, "label")}
-        if self.classes:
-            entry["label"] = {"$in": list(self.classes)}
-        if self.min_confidence is not None or self.max_confidence is not None:
-            low = 0.0 if self.min_confidence is None else self.min_confidence
-            entry["confidence"] = {
-                "$gte": low,
-                "$lte": 1.0 if self.max_confidence is None else self.max_confidence,
-            }
-        return {**query, "labels": {"$elemMatch": entry} if entry else {"$exists": True, "$ne": []}}
-
-    def condition(self) -> Expression:
-        """Whether the entry ``$$l`` is selected."""
-        clauses: list[Expression] = []
-        if self.label_ids:
-            clauses.append({"$in": ["$$l._id", object_ids(self.label_ids, "label")]})
-        if self.classes:
-            clauses.append({"$in": ["$$l.label", {"$literal": list(self.classes)}]})
-        if self.min_confidence is not None or self.max_confidence is not None:
-            low = 0.0 if self.min_confidence is None else self.min_confidence
-            clauses.append({"$gte": ["$$l.confidence", low]})
-            clauses.append(
-                {"$lte": ["$$l.confidence", 1.0 if self.max_confidence is None else self.max_confidence]}
-            )
-        return {"$and": clauses or [True]}
 
 
 @dataclass(frozen=True)
@@ -120,18 +45,6 @@ class ActionResult:
     event: str
     changed: int
     left: dict[str, int]
-
-
-def object_ids(ids: Sequence[str], what: str) -> list[ObjectId]:
-    """Ids of the command line as ObjectIds.
-
-    Raises:
-        SelectionError: one of them is no id.
-    """
-    try:
-        return [ObjectId(i) for i in ids]
-    except InvalidId:
-        raise SelectionError(f"a {what} id has 24 hexadecimal digits, found {list(ids)[:3]}") from None
 
 
 def check_person(name: str) -> None:
@@ -190,8 +103,21 @@ def reset(run: str, reviewer: str, classes: Sequence[str] = ()) -> ActionResult:
     )
 
 
-def undo(run: str, reviewer: str) -> ActionResult:
+def last_undoable(run: str, of: str | None = None) -> dict[str, Any] | None:
+    """The last action of a person (or of this one) that nobody has taken back yet."""
+    whose = {"$ne": POLICY} if of is None else of
+    return database.actions().find_one(
+        {"run": run, "event": {"$in": UNDOABLE}, "actor": whose, "undone_by": None}, sort=[("seq", -1)]
+    )
+
+
+def undo(run: str, reviewer: str, *, own: bool = False) -> ActionResult:
     """Take back the last action that a person did and nobody has taken back yet.
+
+    Args:
+        run: key of the run.
+        reviewer: who takes it back.
+        own: only the reviewer's own actions; refused where somebody has decided on the same labels since.
 
     Raises:
         SelectionError: there is no such action.
@@ -199,16 +125,16 @@ def undo(run: str, reviewer: str) -> ActionResult:
     """
     check_person(reviewer)
     record = runs.load(run)
-    last = database.actions().find_one(
-        {"run": record["run"], "event": {"$in": UNDOABLE}, "actor": {"$ne": POLICY}, "undone_by": None},
-        sort=[("seq", -1)],
-    )
+    _read_app_edits(record["run"], reviewer)
+    last = last_undoable(record["run"], reviewer if own else None)
     if last is None:
         raise SelectionError(
-            f"run {record['run']} has no action of a person left to undo; "
+            f"run {record['run']} has no action of {reviewer if own else 'a person'} left to undo; "
             "`undo --all` takes back the policy's approvals as well"
         )
-    record = _begin(record["run"])
+    if own:
+        _check_uppermost(record["run"], last["seq"])
+    record = begin(record["run"])
     seq, target = record["action_seq"], last["seq"]
     record_action(record, "undo", reviewer, {"action": target})
     changed = ledger.count_labels(record["run"], {"action": target})
@@ -252,7 +178,7 @@ def tag(run: str, name: str, selection: Selection, reviewer: str, note: str | No
     _check_known(run, selection)
     if not _count(run, selection, {"$ne": ["$$l._id", None]}):
         raise SelectionError(_nothing_selected(run, selection, "tagged"))
-    record = _begin(run)
+    record = begin(run)
     seq = record["action_seq"]
     record_action(record, "tag", reviewer, {"tag": name, "note": note, **selection.describe()})
     if name not in record.get("own_tags", []):
@@ -275,7 +201,8 @@ def judge_labels(
 
     A label that somebody rejected since the draw stays rejected.
     """
-    record = _begin(run)
+    _read_app_edits(run, reviewer)
+    record = begin(run)
     seq = record["action_seq"]
     record_action(
         record, "judge", reviewer, {"audit": str(audit), "wrong": len(wrong), "unsure": len(unsure)}
@@ -317,7 +244,7 @@ def record_policy_action(run: str, thresholds: dict[str, Any]) -> None:
 
 def withdraw_failing(run: str, failing: dict[ObjectId, dict[ObjectId, list[str]]]) -> int:
     """The gate's action: labels that failed validation are marked and wait for a person again."""
-    record = _begin(run)
+    record = begin(run)
     seq = record["action_seq"]
     record_action(record, "refuse", POLICY, {"labels": sum(len(v) for v in failing.values())})
     ledger.mark_invalid(run, failing, seq)
@@ -339,13 +266,14 @@ def _decide(
 ) -> ActionResult:
     check_person(reviewer)
     run = runs.load(run)["run"]
+    _read_app_edits(run, reviewer)
     _check_known(run, selection)
     selected = _count(run, selection, {"$ne": ["$$l._id", None]})
     if not _count(run, selection, may):
         raise SelectionError(
             _nothing_selected(run, selection, {"approve": "approved", "reject": "rejected"}.get(event, event))
         )
-    record = _begin(run)
+    record = begin(run)
     seq = record["action_seq"]
     record_action(record, event, reviewer, selection.describe())
     condition = {"$and": [selection.condition(), may]}
@@ -357,6 +285,13 @@ def _decide(
     changed = ledger.count_labels(run, {"action": seq})
     left = {"left as they are": selected - changed} if selected > changed else {}
     return ActionResult(run, seq, event, changed, left)
+
+
+def _read_app_edits(run: str, reviewer: str) -> None:
+    """Before tags are written: what people tagged by hand in the App would be wiped as a difference."""
+    from valflow.app_edits import read_edits
+
+    read_edits(run, reviewer)
 
 
 def require_review(record: runs.Record) -> None:
@@ -376,8 +311,12 @@ def not_being_confirmed() -> dict[str, Any]:
     return {"$or": [{"freezing": None}, {"freezing.at": {"$lt": database.now() - FREEZE_EXPIRES}}]}
 
 
-def _begin(run: str) -> runs.Record:
-    """Take the next action number; only a run in review, and not just being confirmed, gives one out."""
+def begin(run: str) -> runs.Record:
+    """Take the next action number.
+
+    Raises:
+        IllegalTransition: the run is not in review, or somebody is just confirming it.
+    """
     record: Any = database.runs().find_one_and_update(
         {"run": run, "state": State.IN_REVIEW.value, **not_being_confirmed()},
         {"$inc": {"action_seq": 1}, "$set": {"updated_at": database.now()}},
@@ -405,6 +344,22 @@ def record_action(record: runs.Record, event: str, actor: str, selector: dict[st
             "time": database.now(),
             "undone_by": None,
         }
+    )
+
+
+def _check_uppermost(run: str, seq: int) -> None:
+    """Refuse to pull an action out from under a later one on the same labels."""
+    above = database.ledger().find_one(
+        {"run": run, "labels.prev.action": seq}, {"labels.prev": 1, "labels.action": 1}
+    )
+    if above is None:
+        return
+    later = {e["action"] for e in above["labels"] if any(p["action"] == seq for p in e["prev"])}
+    by = database.actions().find_one({"run": run, "seq": {"$in": list(later)}}, sort=[("seq", -1)])
+    who = by["actor"] if by else "somebody"
+    raise SelectionError(
+        f"{who} has decided on labels of your last action since (action {max(later)}); that must be taken back "
+        "first. Nothing was undone"
     )
 
 

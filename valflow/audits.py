@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ CORRECT, UNSURE = "correct", "unsure"
 VERDICTS = (CORRECT, "wrong_class", "bad_box", "not_an_object", "duplicate", UNSURE)
 CONFIDENCE = 0.95
 MAX_ERROR = 0.05
+ITEMS_PER_PAGE = 30  # of an audit, on one screen
 
 Audit = dict[str, Any]
 
@@ -138,6 +139,24 @@ def judge(run: str, verdicts: Mapping[int, str], reviewer: str) -> Audit:
 def latest(run: str) -> Audit | None:
     """The last draw of a run."""
     return database.audits().find_one({"run": run, "kind": SPOT_CHECK}, sort=[("drawn_at", -1), ("_id", -1)])
+
+
+def open_items(run: str) -> list[dict[str, Any]]:
+    """What of the last draw waits for a verdict, in the order of the draw."""
+    audit = latest(run)
+    return [] if audit is None else [i for i in audit["items"] if i["verdict"] is None]
+
+
+def page_of(items: Sequence[dict[str, Any]], size: int = ITEMS_PER_PAGE) -> list[dict[str, Any]]:
+    """The first page that is not judged in full: its rest, and nothing of the next one.
+
+    A page is fixed by the numbers of the draw, so that judging some of it brings nothing new before the rest is
+    confirmed.
+    """
+    if not items:
+        return []
+    first = (items[0]["number"] - 1) // size
+    return [i for i in items if (i["number"] - 1) // size == first]
 
 
 def approved_since(record: runs.Record, audit: Audit) -> int:

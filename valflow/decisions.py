@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pymongo import ReturnDocument
 
-from valflow import actions, audits, checklist, database, ledger, runs
+from valflow import actions, app_edits, audits, checklist, database, ledger, runs
 from valflow.errors import DatabaseError, DecisionRefused, IllegalTransition
 from valflow.freezing import digest_of, freeze_labels, frozen_counts
 from valflow.label_types import APPROVED, REJECTED
@@ -68,6 +68,7 @@ def preview(run: str, reviewer: str) -> Preview:
     """
     actions.check_person(reviewer)
     record = runs.load(run)
+    _read_app_edits(record, reviewer)
     claimed = _claim_freeze(record, reviewer)
     try:
         return _freeze(claimed, reviewer)
@@ -88,6 +89,7 @@ def submit(run: str, decision: Decision) -> runs.Record:
     _check_reviewer(record, decision)
     if decision.decision == "discard":
         return discard(run, decision)
+    _read_app_edits(record, decision.reviewer)
     claimed = _claim_freeze(record, decision.reviewer)
     try:
         frozen = _freeze(claimed, decision.reviewer)
@@ -161,6 +163,12 @@ def reopen(
         note=reason,
         changes={**(changes or {}), "round": record["round"] + 1, "decision": None, "frozen": None},
     )
+
+
+def _read_app_edits(record: runs.Record, reviewer: str) -> None:
+    """What people only tagged in the App belongs to what is confirmed."""
+    if record["state"] == State.IN_REVIEW.value and reviewer.strip().lower() not in actions.MACHINE:
+        app_edits.read_edits(record["run"], reviewer.strip())
 
 
 def _check_reviewer(record: runs.Record, decision: Decision) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from valflow import actions, database, ledger, runs
 from valflow.errors import DatabaseError, SelectionError
 from valflow.label_types import label_type_of
+from valflow.selections import object_ids
 
 
 def explain(label_id: str) -> dict[str, Any]:
@@ -22,7 +23,7 @@ def explain(label_id: str) -> dict[str, Any]:
     Raises:
         SelectionError: no run knows the label.
     """
-    (identifier,) = actions.object_ids([label_id], "label")
+    (identifier,) = object_ids([label_id], "label")
     document = ledger.find_label(identifier)
     if document is None:
         raise SelectionError(

@@ -23,11 +23,11 @@ def freeze_labels(record: runs.Record, dataset: Any, token: str, reviewer: str) 
     Raises:
         LabelsVanished: labels are gone from the review field without a recorded rejection.
     """
-    _admit_samples(record, dataset)
+    admit_samples(record, dataset)
     _copy_decided_labels(record, dataset, token)
     drawn_on = _samples_with_drawn_labels(record, token)
     if drawn_on:
-        _adopt_drawn_labels(record, dataset, reviewer, drawn_on)
+        adopt_drawn_labels(record, dataset, reviewer, drawn_on)
         _copy_decided_labels(record, dataset, token, drawn_on)
     _check_nothing_vanished(record, token)
 
@@ -63,7 +63,7 @@ def frozen_counts(run: str, token: str, attribute: str) -> dict[str, int]:
     return {str(g["_id"]): g["n"] for g in groups}
 
 
-def _admit_samples(record: runs.Record, dataset: Any) -> None:
+def admit_samples(record: runs.Record, dataset: Any) -> None:
     """Samples that the run did not look at, but on which a person drew labels, get a place in the ledger."""
     path = label_type_of(record).list_path(record["staging_field"])
     known = {
@@ -79,7 +79,7 @@ def _samples_with_drawn_labels(record: runs.Record, token: str) -> list[ObjectId
     return [d["sample_id"] for d in database.ledger().find(query, {"_id": 0, "sample_id": 1})]
 
 
-def _adopt_drawn_labels(record: runs.Record, dataset: Any, reviewer: str, sample_ids: list[ObjectId]) -> None:
+def adopt_drawn_labels(record: runs.Record, dataset: Any, reviewer: str, sample_ids: list[ObjectId]) -> None:
     """Labels that a person drew in the review field enter the ledger, approved by whoever confirms them."""
     path = label_type_of(record).list_path(record["staging_field"])
     seq = record["action_seq"]

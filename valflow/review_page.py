@@ -27,8 +27,13 @@ def class_rows(record: runs.Record) -> list[dict[str, Any]]:
     ]
 
 
-def waiting_markdown(record: runs.Record) -> str:
-    """What waits, why, and what to do; text from data is escaped, because Prefect renders inline HTML."""
+def waiting_markdown(record: runs.Record, address: str | None = None) -> str:
+    """What waits, why, and what to do; text from data is escaped, because Prefect renders inline HTML.
+
+    Args:
+        record: the run.
+        address: where the App shows it; None where no App is known.
+    """
     counts, run = record["counts"], record["run"]
     parts = [
         f"## {markdown_text(record['name'])}",
@@ -37,6 +42,8 @@ def waiting_markdown(record: runs.Record) -> str:
         f"{counts['samples']} samples, **{counts['predicted']} labels**: {counts['approved']} approved by threshold, "
         f"**{counts['undecided']} wait for a person**, {counts['invalid']} fail a check.",
     ]
+    if address is not None:
+        parts.append(f"**[Review it in the FiftyOne App]({address})**")
     last = record["history"][-1]
     if last["event"] == "reopen":
         parts.append(f"> **Reopened:** {markdown_text(last['note'])}")

@@ -27,11 +27,13 @@ from typing import get_args
 import psutil
 
 from valflow import prefect_api, schedules
+from valflow.app_server import app_server
 from valflow.errors import StackError
 from valflow.homes import Database, Record, environment, home, read_record, state_folder, write_record
 from valflow.leash import end_processes
 from valflow.mongod import Mongod, configured_uri, without_password
 from valflow.processes import Child, free_port, is_port_taken, marked_processes
+from valflow.waiting import Waiting
 from valflow.worker import POLL, Worker
 
 __all__ = ["Database", "Ports", "Stack", "environment", "home", "up"]
@@ -174,8 +176,15 @@ class Stack:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def supervise(self, until: threading.Event, poll: float = 1.0) -> None:
+    def supervise(
+        self, until: threading.Event, poll: float = 1.0, meanwhile: Callable[[], None] = lambda: None
+    ) -> None:
         """Watch the children and start again what dies, until the event is set.
+
+        Args:
+            until: ends it.
+            poll: seconds between two looks.
+            meanwhile: called after each look.
 
         Raises:
             StackError: a child died more than three times within ten minutes, or did not come back.
@@ -199,6 +208,7 @@ class Stack:
                 )
                 child.start()
                 self.say(f"{_now()} {name} is back")
+            meanwhile()
 
     # -- children
 
@@ -261,18 +271,13 @@ class Stack:
         return self._child("server", command, lambda: prefect_api.is_reachable(self.api_url), env)
 
     def _make_app(self) -> Child:
-        port = self._record.ports["app"]
-        command = [
-            sys.executable,
-            "-m",
-            "fiftyone.server.main",
-            "--address",
-            "127.0.0.1",
-            "--port",
-            str(port),
-        ]
-        return self._child(
-            "app", command, lambda: _answers(f"{self.app_url}/fiftyone"), self._child_environment()
+        return app_server(
+            self.folder,
+            self._record.ports["app"],
+            log=self.logs / "app.log",
+            env=self._child_environment(),
+            token=self._record.token,
+            cwd=self.home,
         )
 
     def _child(
@@ -395,12 +400,20 @@ def up(
         with stack:
             say(f"logs     {stack.logs}")
             say("Stop with Ctrl-C.")
-            stack.supervise(threading.Event())
+            stack.supervise(threading.Event(), meanwhile=_announcer(stack, say))
     except KeyboardInterrupt:
         say("stopped")
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def _announcer(stack: Stack, say: Callable[[str], None]) -> Callable[[], None]:
+    """Says which runs wait and where; only for a database with an address, the embedded one has none."""
+    uri = stack.environment.get("FIFTYONE_DATABASE_URI")
+    if uri is None or stack.app_url is None:
+        return lambda: None
+    return Waiting(uri, stack.app_url, say).look
 
 
 def _code_folder() -> list[str]:
@@ -420,15 +433,6 @@ def _choose_port(name: str, asked: int | None, usual: tuple[int | None, ...]) ->
             raise StackError(f"expected port {asked} to be free for {name}, found another program on it")
         return asked
     return next((port for port in usual if port and not is_port_taken(port)), None) or free_port()
-
-
-def _answers(url: str) -> bool:
-    import httpx
-
-    try:
-        return httpx.get(url, timeout=2.0).status_code == 200
-    except httpx.HTTPError:
-        return False
 
 
 def _now() -> str:

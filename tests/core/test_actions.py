@@ -10,8 +10,8 @@ from bson import ObjectId
 
 from tests.builders import bring_to, counts, documents, entries, ids_where, labels_in, make_dataset, make_run
 from valflow import actions, audits, checklist, database, decisions, ledger, runs
-from valflow.actions import Selection
 from valflow.errors import IllegalTransition, SelectionError
+from valflow.selections import Selection
 
 EVERYTHING = Selection(all=True)
 

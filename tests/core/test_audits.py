@@ -11,10 +11,10 @@ import pytest
 
 from tests.builders import counts, entries, ids_where, judge_all, make_dataset, make_run, remove_label
 from valflow import actions, audits, checklist, decisions, ledger, runs
-from valflow.actions import Selection
 from valflow.audit_sheet import draw_sheet
 from valflow.certify.bounds import upper_bound
 from valflow.errors import AuditError, DecisionRefused, IllegalTransition
+from valflow.selections import Selection
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import pytest
 
 from tests.builders import ids_where, judge_all, make_dataset, make_run
 from valflow import actions, audits, checklist, database, decisions, ledger, runs
-from valflow.actions import Selection
 from valflow.decisions import Decision
 from valflow.errors import DecisionRefused
+from valflow.selections import Selection
 
 ITEMS = ("reviewed", "problems", "spot_check", "thresholds", "issues")
 CATS, DOGS, ALL = Selection(classes=("cat",)), Selection(classes=("dog",)), Selection(all=True)

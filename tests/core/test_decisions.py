@@ -24,9 +24,9 @@ from tests.builders import (
     remove_label,
 )
 from valflow import actions, audits, database, decisions, runs
-from valflow.actions import Selection
 from valflow.decisions import Decision
 from valflow.errors import DecisionRefused, IllegalTransition, LabelsVanished
+from valflow.selections import Selection
 
 STAGED = "auto_in_review"
 

@@ -21,10 +21,10 @@ from tests.builders import (
     remove_label,
 )
 from valflow import actions, audits, database, decisions, ledger
-from valflow.actions import Selection
 from valflow.decisions import Decision
 from valflow.errors import RunNotFound, SelectionError
 from valflow.explaining import explain, in_words
+from valflow.selections import Selection
 from valflow.states import State
 
 KEYS = {

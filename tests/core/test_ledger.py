@@ -9,8 +9,8 @@ from bson import ObjectId
 
 from tests.builders import bring_to, counts, entries, ids_where, labels_in, make_dataset, make_run
 from valflow import actions, database, ledger, runs, triage
-from valflow.actions import Selection
 from valflow.label_types import candidates, label_id
+from valflow.selections import Selection
 
 HALF = ((("cat", 0.9), ("dog", 0.4)),)
 

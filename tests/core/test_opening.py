@@ -11,9 +11,9 @@ import pytest
 
 from tests.builders import add_samples, bring_to, decide, documents, make_config, make_dataset, make_run
 from valflow import actions, database, ledger, opening, runs
-from valflow.actions import Selection
 from valflow.errors import ConfigError
 from valflow.opening import Opened, open_run
+from valflow.selections import Selection
 from valflow.states import Event, State
 
 # A process of another machine, of which only the heartbeat can be seen.

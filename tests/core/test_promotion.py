@@ -23,9 +23,9 @@ from tests.builders import (
     make_run,
 )
 from valflow import actions, database, decisions, opening, promotion, runs
-from valflow.actions import Selection
 from valflow.errors import IllegalTransition, PromotionError
 from valflow.promotion import field_identity, finalized_runs_into
+from valflow.selections import Selection
 
 WATCHED = ("pred", "ground_truth", "filepath", "tags", "metadata")
 

@@ -21,7 +21,7 @@ from tests.builders import (
     make_run,
 )
 from valflow import actions, ledger, runs, triage
-from valflow.actions import Selection
+from valflow.selections import Selection
 from valflow.states import State
 
 FIXED = {"mode": "fixed", "threshold": 0.7}

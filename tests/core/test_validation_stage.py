@@ -11,9 +11,9 @@ from bson import ObjectId
 
 from tests.builders import bring_to, counts, entries, ids_where, judge_all, labels_in, make_dataset, make_run
 from valflow import actions, decisions, runs, validation
-from valflow.actions import Selection
 from valflow.decisions import Decision
 from valflow.errors import IllegalTransition
+from valflow.selections import Selection
 from valflow.states import State
 
 Refused = dict[ObjectId, dict[ObjectId, list[str]]]

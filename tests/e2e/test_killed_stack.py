@@ -12,6 +12,7 @@ import pytest
 from tests.pets import make_pets, set_class
 from valflow import actions, ledger, prefect_api, runs
 from valflow.config import LabelingConfig, config_from_mapping
+from valflow.selections import Selection
 from valflow.stack import Stack
 
 SAMPLES = 30
@@ -90,7 +91,7 @@ def test_a_run_survives_the_death_of_server_and_worker_and_a_refused_validation(
     assert second_form != first_form
 
     set_class(pets, "pets_in_review", label_id, "dog")
-    actions.approve(run, actions.Selection(label_ids=(label_id,)), "bob")
+    actions.approve(run, Selection(label_ids=(label_id,)), "bob")
     answer(flow_run, override="still not", note="class mended")
     prefect_api.wait_for(flow_run, ["Completed"], timeout=240)
 

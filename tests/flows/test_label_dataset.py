@@ -13,6 +13,7 @@ from tests.pets import add_pets, make_pets, set_class
 from valflow import actions, audits, decisions, ledger, runs
 from valflow.config import LabelingConfig, config_from_mapping
 from valflow.errors import ConfigError, InferenceFailed
+from valflow.selections import Selection
 
 Configure = Callable[..., LabelingConfig]
 
@@ -123,7 +124,7 @@ def test_a_refused_validation_reopens_the_review_with_the_failing_label(
     assert pets.count_label_tags("pets_in_review")["invalid"] == 1
     assert ledger.count_labels(run, {"state": "approved"}) == 11
     set_class(pets, "pets_in_review", label_id, "dog")
-    actions.approve(run, actions.Selection(label_ids=(label_id,)), "ann")
+    actions.approve(run, Selection(label_ids=(label_id,)), "ann")
     decisions.submit(run, decisions.Decision("finalize", "ann", override="one label mended by hand"))
     assert start(configure(run_key=run))["counts"]["finalized"] == 12
     pets.reload()

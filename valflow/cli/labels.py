@@ -99,7 +99,7 @@ def _key(options: Any) -> str:
 
 
 def _selection(options: Any) -> Any:
-    from valflow.actions import Selection
+    from valflow.selections import Selection
 
     return Selection(
         classes=tuple(options.classes),

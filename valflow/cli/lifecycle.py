@@ -6,8 +6,6 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -174,8 +172,7 @@ def _see_through(run: str, *, wait: bool, debug: bool) -> Result:
     from valflow.config import LabelingConfig
 
     record = runs.load(run)
-    if record.get("suspended_in") and _is_under_way(record):
-        _resume(record)
+    if record.get("suspended_in") and _resume(record):
         if not wait:
             return Result(
                 f"run {run} goes on in Prefect: {record['prefect_url']}", document_of(runs.load(run))
@@ -187,41 +184,15 @@ def _see_through(run: str, *, wait: bool, debug: bool) -> Result:
     return _judged(result, runs.load(run))
 
 
-def _is_under_way(record: dict[str, Any]) -> bool:
-    """Whether the Prefect run in which the review was suspended still waits or works."""
-    from valflow import prefect_api
+def _resume(record: dict[str, Any]) -> bool:
+    """Tell Prefect about the decision; whether its run goes on with it."""
+    from valflow.resuming import resume_decided
 
-    with _decision_is_recorded(record):
-        state = prefect_api.flow_run_state(record["suspended_in"])
-    if state.is_final:
-        _say(f"the Prefect run ended as {state.name}: {record['prefect_url']}")
-    return not state.is_final
-
-
-def _resume(record: dict[str, Any]) -> None:
-    from valflow import prefect_api
-
-    decision = record["decision"]
-    answer = {k: decision[k] or "" for k in ("decision", "reviewer", "note", "override", "digest")}
-    with _decision_is_recorded(record):
-        outcome = prefect_api.resume(record["suspended_in"], answer)
-    if outcome.status == "REJECT":
-        raise StackError(f"the decision is recorded, but Prefect refused to resume: {outcome.reason}")
-    done = "resumed the Prefect run" if outcome.is_accepted else "the Prefect run does not wait any more"
-    _say(f"{done}: {record['prefect_url']}")
-
-
-@contextmanager
-def _decision_is_recorded(record: dict[str, Any]) -> Iterator[None]:
-    """Say beside an error of Prefect that the decision is safe, and which command goes on."""
-    try:
-        yield
-    except StackError as error:
-        command = record["decision"]["decision"]
-        raise StackError(
-            f"the decision is recorded, but Prefect could not be told: {error} "
-            f"Once it answers, `valflow {command} {record['run']}` again only resumes."
-        ) from error
+    resumed = resume_decided(record)
+    if resumed.outcome in ("unreachable", "refused"):
+        raise StackError(resumed.message)
+    _say(resumed.message)
+    return resumed.outcome == "resumed"
 
 
 def _wait(run: str) -> Result:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from valflow import __version__
-from valflow.cli import labels, lifecycle, operations, views
+from valflow.cli import labels, lifecycle, operations, reviewing, views
 
 RUN_HELP = "key of a run, or `latest`"
 
@@ -101,6 +101,21 @@ def build_parser() -> argparse.ArgumentParser:
         "--sheet", metavar="FILE.png", help="where to draw the contact sheet (default: beside the report)"
     )
     audit.add_argument("--no-prompt", action="store_true", help="draw only, ask nothing")
+
+    review = add("review", reviewing.review, "open a run in the FiftyOne App, with its panel")
+    _run(review)
+    review.add_argument(
+        "--reviewer", default=os.environ.get("VALFLOW_REVIEWER"), help="your name, for the panel"
+    )
+    review.add_argument(
+        "--port", type=int, help="start an App server of your own there (default: the one of `valflow up`)"
+    )
+    review.add_argument(
+        "--address",
+        default="127.0.0.1",
+        help="what your own App server binds to; it has no login (default: %(default)s)",
+    )
+    review.add_argument("--no-browser", action="store_true", help="print the address, open nothing")
 
     finalize = add("finalize", lifecycle.finalize, "confirm the approved labels and finish the run")
     _run(finalize)

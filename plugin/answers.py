@@ -1,0 +1,40 @@
+"""How handlers answer: what went wrong on purpose is told to the person, whatever else is an error of ours."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from valflow.errors import ValflowError
+
+logger = logging.getLogger(__name__)
+
+
+def told(handler: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """A handler of a panel whose refusals are shown, after which the panel looks at the database again."""
+
+    @functools.wraps(handler)
+    def answer(self: Any, ctx: Any) -> Any:
+        try:
+            return handler(self, ctx)
+        except ValflowError as refusal:
+            ctx.ops.notify(str(refusal), variant="error")
+            return self.look_again(ctx, after=refusal)
+
+    return answer
+
+
+def logged(render: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """A render whose errors reach the server's log; the App swallows them."""
+
+    @functools.wraps(render)
+    def answer(self: Any, ctx: Any) -> Any:
+        try:
+            return render(self, ctx)
+        except Exception:
+            logger.exception("the panel cannot be drawn")
+            raise
+
+    return answer

@@ -1,0 +1,142 @@
+"""The Approval tab: what is approved, the evidence, and the decision."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import fiftyone.operators.types as types
+
+from valflow import audits, checklist, decisions, ledger, overview, runs
+from valflow.review_page import markdown_text
+from valflow.states import State
+
+from . import layout
+from .answers import told
+from .screen import AUDIT, LOOK_EVERY, PATCHES, Screen
+
+
+class ApprovalTab:
+    """Checklist, audit and Finalize."""
+
+    def look_at_approval(self, ctx: Any, record: runs.Record) -> None:
+        """Bring checklist and audit into the panel's state."""
+        screen = Screen(ctx)
+        screen.put(waiting=overview.is_moving(record), fate=_fate(record))
+        if record["state"] != State.IN_REVIEW.value:
+            return
+        table = ledger.class_table(record["run"], record["thresholds"])
+        audit = audits.latest(record["run"])
+        screen.put(
+            checklist=checklist.evidence(record, table),
+            approved=sum(r["approved"] for r in table),
+            audit=None
+            if audit is None
+            else {
+                "sentence": audits.sentence(audits.summary(audit)),
+                "waiting": sum(i["verdict"] is None for i in audit["items"]),
+                "since": audits.approved_since(record, audit),
+            },
+        )
+
+    @told
+    def finalize(self, ctx: Any) -> None:
+        """Freeze what is approved now and ask for a confirmation of exactly that."""
+        screen = Screen(ctx)
+        reviewer, record = screen.named_reviewer(), screen.record()
+        preview = asdict(decisions.preview(record["run"], reviewer))
+        preview.pop("class_table")
+        preview.pop("checklist")
+        ctx.prompt(
+            "@valflow/auto-labeling/finalize_labels",
+            params={
+                "run": record["run"],
+                "reviewer": reviewer,
+                "digest": preview["digest"],
+                "preview": preview,
+            },
+            on_success=self.finalized,
+        )
+
+    @told
+    def finalized(self, ctx: Any) -> None:
+        """The dialog is closed; whatever it did is in the database."""
+        Screen(ctx).put(mode=PATCHES)
+        self.look_again(ctx)  # type: ignore[attr-defined]
+
+    @told
+    def follow(self, ctx: Any) -> None:
+        """Look how far the pipeline is."""
+        screen = Screen(ctx)
+        record = screen.record()
+        if record["state"] != screen.get("head", {}).get("state") or not overview.is_moving(record):
+            self.look_again(ctx)  # type: ignore[attr-defined]
+
+    def render_approval(self, panel: types.Object, screen: Screen) -> None:
+        """Draw the tab."""
+        if screen.get("head", {}).get("state") != State.IN_REVIEW.value:
+            panel.md(screen.get("fate", ""), name="fate")
+            if screen.get("waiting"):
+                panel.view("follow", types.TimerView(interval=LOOK_EVERY, on_interval=self.follow))
+            return
+        if screen.mode == AUDIT:
+            self.render_audit(panel, screen)  # type: ignore[attr-defined]
+            return
+        self.render_filters(panel, screen)  # type: ignore[attr-defined]
+        self.render_pages(panel, screen)  # type: ignore[attr-defined]
+        n = screen.get("pointed")
+        n = screen.get("seen", {}).get("current", 0) if n is None else n
+        bar = layout.row(panel, "take_out")
+        bar.btn(
+            "reject",
+            label=f"Reject {layout.number(n)} labels",
+            icon="close",
+            on_click=self.reject,  # type: ignore[attr-defined]
+            variant="outlined",
+        )
+        self.render_undo(panel, screen)  # type: ignore[attr-defined]
+        self._render_checklist(panel, screen)
+        self.render_audit_offer(panel, screen)  # type: ignore[attr-defined]
+        panel.btn(
+            "finalize",
+            label=f"Finalize Labels ({layout.number(screen.get('approved', 0))} approved)",
+            icon="verified",
+            on_click=self.finalize,
+            variant="contained",
+            disabled=not screen.get("approved"),
+        )
+
+    def _render_checklist(self, panel: types.Object, screen: Screen) -> None:
+        lines = ["**Checklist**", ""]
+        for item in screen.get("checklist", []):
+            mark = "✓" if item["ok"] else "✗" if item["required"] else "○"
+            must = " *(required)*" if item["required"] and not item["ok"] else ""
+            lines.append(f"- {mark} **{item['title']}**{must}: {markdown_text(item['evidence'])}")
+        panel.md("\n".join(lines), name="checklist_text")
+
+
+def _fate(record: runs.Record) -> str:
+    """What happens to a run that is not in review, in words."""
+    decision = record.get("decision") or {}
+    state = State(record["state"])
+    said = (
+        f"**{markdown_text(decision['reviewer'])}** decided to {decision['decision']} it. "
+        if decision
+        else ""
+    )
+    if state is State.FAILED:
+        return (
+            said
+            + "The pipeline stopped with an error; retry the run in Prefect, or start the same run again."
+        )
+    if state is State.DISCARDED:
+        return said + "None of its labels became final; its predictions stay in the ledger."
+    waits = overview.waits_for(record)
+    url = record.get("prefect_url")
+    page = f" [Its Prefect page]({url})" if url else ""
+    steps = {
+        State.REVIEWED: "Validation is next.",
+        State.VALIDATED: "Validated; the labels are being written.",
+        State.FINALIZING: "The labels are being written.",
+    }
+    return f"{said}{steps.get(state, 'The model is at work.')} Waits for {waits}.{page}"

@@ -1,0 +1,110 @@
+"""The panel beside an open picture: one label of the audit, one verdict, the next picture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import fiftyone.operators as foo
+import fiftyone.operators.types as types
+
+from valflow import audits, runs
+from valflow.errors import AuditError, ValflowError
+from valflow.states import State
+
+from . import layout
+from .answers import logged, told
+from .screen import Screen
+
+_LABELS = {
+    "correct": "Correct",
+    "wrong_class": "Wrong class",
+    "bad_box": "Bad box",
+    "not_an_object": "Not an object",
+    "duplicate": "Duplicate",
+    "unsure": "Unsure",
+}
+
+
+class JudgeLabels(foo.Panel):
+    """Verdicts one by one."""
+
+    @property
+    def config(self) -> foo.PanelConfig:
+        """See FiftyOne."""
+        return foo.PanelConfig(name="judge_labels", label="Judge", icon="gavel", surfaces="modal")
+
+    @told
+    def on_load(self, ctx: Any) -> None:
+        """A picture was opened."""
+        self.look_again(ctx)
+
+    @told
+    def on_change_current_sample(self, ctx: Any) -> None:
+        """Another picture was opened."""
+        self.look_again(ctx)
+
+    @told
+    def name_reviewer(self, ctx: Any) -> None:
+        """The reviewer's name was typed."""
+        Screen(ctx).put(reviewer=str(ctx.params.get("value") or "").strip())
+
+    @told
+    def judge(self, ctx: Any) -> None:
+        """Record the verdict on this label, and open the next one."""
+        screen = Screen(ctx)
+        reviewer, run = screen.named_reviewer(), screen.get("audited")
+        items = audits.open_items(run) if run else []
+        item = next((i for i in items if str(i["label_id"]) == screen.get("label")), None)
+        if item is None:
+            raise AuditError("this label waits for no verdict (any more)")
+        audits.judge(run, {item["number"]: ctx.params["verdict"]}, reviewer)
+        page = audits.page_of(audits.open_items(run))
+        following = [i for i in page if i["number"] > item["number"]] or page
+        if following:
+            ctx.ops.open_sample(str(following[0]["label_id"]))
+            self._show(ctx, run, str(following[0]["label_id"]))
+        else:
+            ctx.ops.notify("that was the last one", variant="success")
+            ctx.ops.close_sample()
+
+    def look_again(self, ctx: Any, after: ValflowError | None = None) -> None:
+        """Which label is this, and of which audit?"""
+        current = ctx.current_sample
+        for record in runs.list_runs(ctx.dataset.name, 10) if current else []:
+            if record["state"] == State.IN_REVIEW.value and any(
+                str(i["label_id"]) == current for i in audits.open_items(record["run"])
+            ):
+                self._show(ctx, record["run"], current)
+                return
+        Screen(ctx).put(label=None)
+
+    def _show(self, ctx: Any, run: str, label: str) -> None:
+        audit = audits.latest(run)
+        item = next((i for i in audit["items"] if str(i["label_id"]) == label), None) if audit else None
+        Screen(ctx).put(
+            audited=run,
+            label=label if item else None,
+            place=f"{item['number']} of {len(audit['items'])}" if audit and item else "",
+            sentence=audits.sentence(audits.summary(audit)) if audit else "",
+            name=Screen(ctx).reviewer,
+        )
+
+    @logged
+    def render(self, ctx: Any) -> types.Property:
+        """Draw the verdicts."""
+        screen, panel = Screen(ctx), types.Object()
+        if not screen.get("label"):
+            panel.md("This picture is not part of an audit that waits for verdicts.", name="nothing")
+            return layout.page(panel)
+        panel.md(f"**{screen.get('place')}** · {screen.get('sentence')}", name="place_text")
+        panel.str("name", label="Your name", on_change=self.name_reviewer, view=types.LazyFieldView())
+        bar = layout.row(panel, "verdicts")
+        for verdict, label in _LABELS.items():
+            bar.btn(
+                verdict,
+                label=label,
+                on_click=self.judge,
+                params={"verdict": verdict},
+                variant="contained" if verdict == audits.CORRECT else "outlined",
+            )
+        return layout.page(panel)

@@ -1,0 +1,54 @@
+"""A decided run goes on where it lives: in Prefect, or wherever it is called next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from valflow import prefect_api, runs
+from valflow.errors import StackError
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """What became of telling Prefect about a decision.
+
+    Attributes:
+        outcome: *resumed*: the flow run goes on; *in_process*: no flow run waits for it, or the one that did has
+            ended; *unreachable*: Prefect could not be told; *refused*: Prefect did not take it.
+        message: what to do now, for people.
+    """
+
+    outcome: Literal["resumed", "in_process", "unreachable", "refused"]
+    message: str
+
+
+def resume_decided(record: runs.Record) -> Resumed:
+    """Resume the suspended flow run of a decided run; the decision is kept whatever happens here."""
+    decision, flow_run = record["decision"], record.get("suspended_in")
+    again = f"`valflow {decision['decision']} {record['run']}`"
+    if not flow_run:
+        return Resumed(
+            "in_process", f"The decision is recorded. No Prefect run waits for it: {again} goes on from here."
+        )
+    answer = {k: decision[k] or "" for k in ("decision", "reviewer", "note", "override", "digest")}
+    try:
+        state = prefect_api.flow_run_state(flow_run)
+        if state.is_final:
+            ended = (
+                f"The decision is recorded; the Prefect run ended as {state.name}: {record['prefect_url']}"
+            )
+            return Resumed("in_process", f"{ended}. {again} goes on from here.")
+        outcome = prefect_api.resume(flow_run, answer)
+    except StackError as error:
+        return Resumed(
+            "unreachable",
+            f"the decision is recorded, but Prefect could not be told: {error} "
+            f"Once it answers, {again} again only resumes.",
+        )
+    if outcome.status == "REJECT":
+        return Resumed(
+            "refused", f"the decision is recorded, but Prefect refused to resume: {outcome.reason}"
+        )
+    done = "resumed the Prefect run" if outcome.is_accepted else "the Prefect run does not wait any more"
+    return Resumed("resumed", f"{done}: {record['prefect_url']}")

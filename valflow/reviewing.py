@@ -1,0 +1,333 @@
+"""What a reviewer's screen shows and points at, as selections of the ledger; never as what an old screen shows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from valflow import actions, database, ledger
+from valflow.actions import ActionResult
+from valflow.errors import SelectionError
+from valflow.label_types import APPROVED, REJECTED
+from valflow.ledger import UNDECIDED, Expression
+from valflow.selections import Selection, object_ids
+
+PATCHES_PER_PAGE = 100
+SAMPLES_PER_PAGE = 50
+
+
+@dataclass(frozen=True)
+class Shown(Selection):
+    """A selection that also knows states, as a screen of the App does.
+
+    Attributes:
+        states: only labels that are in one of these states now; empty for any.
+        without_confidence: also labels without confidence, beside those in the range.
+        protected: with these numbers of actions, labels in other states are selected too, unless one of these
+            actions decided them: what other people decided is not overruled by a screen that did not show it.
+    """
+
+    states: tuple[str, ...] = ()
+    without_confidence: bool = False
+    protected: tuple[int, ...] | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """The conditions that were given, for records and messages."""
+        return {k: v for k, v in super().describe().items() if k != "protected"}
+
+    def document_query(self) -> dict[str, Any]:
+        """Which ledger documents can hold a selected label."""
+        query = super().document_query()
+        entry = query["labels"].get("$elemMatch", {})
+        if self.states and self.protected is None:
+            entry["state"] = {"$in": list(self.states)}
+        if self.without_confidence and "confidence" in entry:
+            entry["$or"] = [{"confidence": entry.pop("confidence")}, {"confidence": None}]
+        return {**query, "labels": {"$elemMatch": entry}} if entry else query
+
+    def condition(self) -> Expression:
+        """Whether the entry ``$$l`` is selected."""
+        clauses: list[Expression] = [super().condition()]
+        if self.without_confidence and (self.min_confidence is not None or self.max_confidence is not None):
+            unscored = replace(self, min_confidence=None, max_confidence=None, all=True)
+            without = [Selection.condition(unscored), {"$not": [{"$isNumber": "$$l.confidence"}]}]
+            clauses = [{"$or": [clauses[0], {"$and": without}]}]
+        if self.states:
+            in_state: Expression = {"$in": ["$$l.state", list(self.states)]}
+            if self.protected is not None:
+                in_state = {"$or": [in_state, {"$not": [{"$in": ["$$l.action", list(self.protected)]}]}]}
+            clauses.append(in_state)
+        return {"$and": clauses}
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page of what is shown: ``label_ids`` in the order of their samples (empty on pages of samples)."""
+
+    label_ids: list[str]
+    sample_ids: list[str]
+
+
+def screen(
+    states: Sequence[str],
+    classes: Sequence[str] = (),
+    low: float = 0.0,
+    high: float = 1.0,
+    without_confidence: bool = True,
+) -> Shown:
+    """The selection behind the filters of a screen.
+
+    A range that spans everything with ``without_confidence`` is no condition at all.
+
+    Args:
+        states: states of labels that the tab shows.
+        classes: classes chosen in the table; empty for all.
+        low: least confidence, in [0, 1].
+        high: greatest confidence, in [0, 1].
+        without_confidence: whether labels without confidence are shown too.
+    """
+    everything = low <= 0.0 and high >= 1.0 and without_confidence
+    return Shown(
+        classes=tuple(classes),
+        min_confidence=None if everything else low,
+        max_confidence=None if everything else high,
+        states=tuple(states),
+        without_confidence=without_confidence and not everything,
+        all=True,
+    )
+
+
+def pointed_at(
+    run: str,
+    shown: Shown,
+    reviewer: str,
+    *,
+    labels: Sequence[dict[str, Any]] = (),
+    ids: Sequence[str] = (),
+    field: str = "",
+) -> Shown:
+    """What a button means: the labels selected, else the patches, else the samples, else all that is shown.
+
+    Args:
+        run: key of the run.
+        shown: the screen's filters; they hold for samples, and where nothing is selected.
+        reviewer: who points; what other people decided meanwhile is not selected by id.
+        labels: labels selected in a sample, as the App names them (``label_id``, ``field``).
+        ids: what is selected in the grid: patches (by label id) or samples.
+        field: the review field; labels selected in others do not count.
+    """
+    chosen = [str(d["label_id"]) for d in labels if d.get("field") in (field, None)]
+    if labels and not chosen:
+        raise SelectionError(f"the selected labels are not in {field}, the field under review")
+    if chosen:
+        return _by_id(run, chosen, shown, reviewer)
+    if not ids:
+        return shown
+    patches = known_labels(run, ids)
+    if patches:
+        return _by_id(run, [i for i in ids if i in patches], shown, reviewer)
+    samples = _samples_with(run, replace(shown, sample_ids=tuple(ids)))
+    if not samples:
+        raise SelectionError("none of the selected samples holds a label that this screen shows")
+    return replace(shown, sample_ids=tuple(samples))
+
+
+def known_labels(run: str, ids: Sequence[str]) -> set[str]:
+    """Those of the ids that are labels of the run."""
+    wanted = set(object_ids(ids, "label"))
+    found = database.ledger().find({"run": run, "labels._id": {"$in": list(wanted)}}, {"labels._id": 1})
+    return {str(e["_id"]) for d in found for e in d["labels"] if e["_id"] in wanted}
+
+
+def count(run: str, selection: Selection) -> int:
+    """Number of labels that are selected."""
+    return ledger.count_where({"run": run, **selection.document_query()}, selection.condition())
+
+
+def table(run: str, shown: Shown) -> list[dict[str, Any]]:
+    """Per class: how many labels of the run there are, by state, and how many of them the screen shows.
+
+    Returns:
+        Rows with ``label, total, approved, rejected, undecided, invalid, without_confidence, current,
+        mean_confidence``, most labels first; ``mean_confidence`` is over the current ones, None where none has
+        one. The class filter of the screen does not narrow the table, so that other classes stay within reach.
+    """
+    in_view = replace(shown, classes=(), all=True).condition()
+    seen = {"$cond": ["$l.current", "$l.confidence", None]}
+    states = {
+        s: {"$sum": {"$cond": [{"$eq": ["$l.state", s]}, 1, 0]}} for s in (APPROVED, REJECTED, UNDECIDED)
+    }
+    one = {
+        "label": "$$l.label",
+        "state": "$$l.state",
+        "confidence": "$$l.confidence",
+        "current": in_view,
+        "invalid": {"$ne": ["$$l.invalid", []]},
+        "unscored": {"$not": [{"$isNumber": "$$l.confidence"}]},
+    }
+    groups = database.ledger().aggregate(
+        [
+            {"$match": {"run": run, "labels.0": {"$exists": True}}},
+            {"$project": {"_id": 0, "l": {"$map": {"input": "$labels", "as": "l", "in": one}}}},
+            {"$unwind": "$l"},
+            {
+                "$group": {
+                    "_id": "$l.label",
+                    "total": {"$sum": 1},
+                    "current": {"$sum": {"$cond": ["$l.current", 1, 0]}},
+                    "invalid": {"$sum": {"$cond": ["$l.invalid", 1, 0]}},
+                    "without_confidence": {"$sum": {"$cond": ["$l.unscored", 1, 0]}},
+                    "mean_confidence": {"$avg": seen},
+                    **states,
+                }
+            },
+            {"$sort": {"total": -1, "_id": 1}},
+        ],
+        allowDiskUse=True,
+    )
+    return [{"label": str(g.pop("_id")), **g} for g in groups]
+
+
+def page_of_labels(run: str, shown: Shown, number: int, size: int = PATCHES_PER_PAGE) -> Page:
+    """The labels of one page; pages count from 1."""
+    kept = {"$filter": {"input": "$labels", "as": "l", "cond": shown.condition()}}
+    found = database.ledger().aggregate(
+        [
+            {"$match": {"run": run, **shown.document_query()}},
+            {"$sort": {"sample_id": 1}},
+            {
+                "$project": {
+                    "_id": 0,
+                    "sample_id": 1,
+                    "id": {"$map": {"input": kept, "as": "l", "in": "$$l._id"}},
+                }
+            },
+            {"$unwind": "$id"},
+            {"$skip": (number - 1) * size},
+            {"$limit": size},
+        ]
+    )
+    rows = list(found)
+    return Page([str(r["id"]) for r in rows], list(dict.fromkeys(str(r["sample_id"]) for r in rows)))
+
+
+def page_of_samples(run: str, shown: Shown | None, number: int, size: int = SAMPLES_PER_PAGE) -> Page:
+    """The samples of one page that hold a label which is shown (None: all of the run); pages count from 1."""
+    query = shown.document_query() if shown else {}
+    cursor = database.ledger().find({"run": run, **query}, {"_id": 0, "sample_id": 1})
+    found = cursor.sort("sample_id", 1).skip((number - 1) * size).limit(size)
+    return Page([], [str(d["sample_id"]) for d in found])
+
+
+def count_samples(run: str, shown: Shown | None) -> int:
+    """Number of samples with a label that is shown (None: all of the run)."""
+    return database.ledger().count_documents({"run": run, **(shown.document_query() if shown else {})})
+
+
+def approve(run: str, selection: Selection, reviewer: str) -> str:
+    """Approve what is pointed at, and say what became of it.
+
+    Raises:
+        SelectionError: nothing of it can be approved; the message says who decided otherwise.
+        IllegalTransition: the run is not in review.
+    """
+    return _decide(actions.approve, "approved", run, selection, reviewer)
+
+
+def reject(run: str, selection: Selection, reviewer: str) -> str:
+    """Reject what is pointed at, and say what became of it; see ``approve``."""
+    return _decide(actions.reject, "rejected", run, selection, reviewer)
+
+
+def in_words(count: int) -> str:
+    """``1 label``, ``1,200 labels``."""
+    return f"{count:,} label{'' if count == 1 else 's'}"
+
+
+def decided_by(run: str, selection: Selection) -> dict[tuple[str, str], int]:
+    """How many of the selected labels are in which state by whose action: ``{(state, actor): n}``."""
+    pairs = {
+        "$map": {
+            "input": {"$filter": {"input": "$labels", "as": "l", "cond": selection.condition()}},
+            "as": "l",
+            "in": {
+                "state": "$$l.state",
+                "action": "$$l.action",
+                "invalid": {"$ne": ["$$l.invalid", []]},
+            },
+        }
+    }
+    groups = database.ledger().aggregate(
+        [
+            {"$match": {"run": run, **selection.document_query()}},
+            {"$project": {"_id": 0, "l": pairs}},
+            {"$unwind": "$l"},
+            {"$group": {"_id": "$l", "n": {"$sum": 1}}},
+        ]
+    )
+    actors = {a["seq"]: a["actor"] for a in actions.history_of(run)}
+    counts: Counter[tuple[str, str]] = Counter()
+    for group in groups:
+        key = group["_id"]
+        if key["state"] == UNDECIDED:
+            counts["fails a check" if key["invalid"] else UNDECIDED, ""] += group["n"]
+        else:
+            counts[key["state"], actors.get(key["action"], "somebody")] += group["n"]
+    return dict(counts)
+
+
+def _decide(act: Any, done: str, run: str, selection: Selection, reviewer: str) -> str:
+    try:
+        result: ActionResult = act(run, selection, reviewer)
+    except SelectionError as nothing:
+        standing = _in_the_way(run, selection, done)
+        if not standing:
+            raise
+        raise SelectionError(f"nothing was {done}: {standing}") from nothing
+    left = _in_the_way(run, selection, done, result.seq) if result.left or selection.label_ids else ""
+    return f"{in_words(result.changed)} {done}" + (f"; {left}" if left else "")
+
+
+def _in_the_way(run: str, selection: Selection, done: str, own_action: int | None = None) -> str:
+    """Why selected labels are not as wanted, in words, with the names of those who decided."""
+    looked_at = selection
+    if isinstance(selection, Shown) and selection.label_ids:
+        looked_at = replace(selection, states=())
+    standing = decided_by(run, looked_at)
+    own = ledger.count_labels(run, {"action": own_action}) if own_action else 0
+    parts = []
+    for (state, actor), n in sorted(standing.items()):
+        if state == done:
+            n -= own
+            own = 0
+            if n > 0:
+                parts.append(f"{n} {_are(n)} {state} already ({actor})")
+        elif state in (APPROVED, REJECTED):
+            parts.append(f"{n} {'stays' if n == 1 else 'stay'} {state} ({actor} decided so)")
+        elif state == "fails a check":
+            parts.append(
+                f"{n} {'fails' if n == 1 else 'fail'} a check: approve by selecting the label itself"
+            )
+    return "; ".join(parts)
+
+
+def _by_id(run: str, ids: Sequence[str], shown: Shown, reviewer: str) -> Shown:
+    people = [a for a in actions.history_of(run) if a["actor"] not in (actions.POLICY, reviewer)]
+    others = tuple(a["seq"] for a in people if a["undone_by"] is None)
+    return Shown(label_ids=tuple(ids), states=shown.states, protected=others)
+
+
+def _are(n: int) -> str:
+    return "is" if n == 1 else "are"
+
+
+def _samples_with(run: str, shown: Shown) -> list[str]:
+    found = database.ledger().find({"run": run, **shown.document_query()}, {"_id": 0, "sample_id": 1})
+    return [str(d["sample_id"]) for d in found]
+
+
+def visualizations(dataset: Any) -> list[str]:
+    """Brain keys of FiftyOne that its Embeddings panel can show."""
+    return list(dataset.list_brain_runs(type="visualization"))
