@@ -37,11 +37,13 @@ class Outcome:
     Attributes:
         approved: (N,) bool.
         audited: labels judged to find out.
+        covered: labels of the region that was certified, with those of the audit.
         groups: (N,) number of the group whose promise covers a label, None for one promise.
     """
 
     approved: Mask
     audited: int
+    covered: int
     groups: NDArray[np.int64] | None = None
 
 
@@ -64,7 +66,12 @@ class Task:
 
 def fixed(threshold: float) -> Callable[[Task], Outcome]:
     """Everything at or above a threshold."""
-    return lambda task: Outcome(task.world.batch.confidence >= threshold, 0)
+
+    def method(task: Task) -> Outcome:
+        approved = task.world.batch.confidence >= threshold
+        return Outcome(approved, 0, int(approved.sum()))
+
+    return method
 
 
 def _by_threshold(task: Task, choose: Callable[[Floats, Mask], float]) -> Outcome:
@@ -72,8 +79,9 @@ def _by_threshold(task: Task, choose: Callable[[Floats, Mask], float]) -> Outcom
     batch = task.world.batch
     drawn = task.rng.choice(len(batch.correct), task.audit, replace=False)
     approved = batch.confidence >= choose(batch.confidence[drawn], ~batch.correct[drawn])
+    covered = int(approved.sum())
     approved[drawn] = False
-    return Outcome(approved, task.audit)
+    return Outcome(approved, task.audit, covered)
 
 
 def _by_rank(confidence: Floats, wrong: Mask) -> tuple[Floats, Floats, Floats]:
@@ -168,16 +176,18 @@ def _walk(task: Task, regions: Regions, design: Design | None) -> Outcome:
     """Draw, judge and walk."""
     approved = np.zeros(len(task.world.batch.correct), bool)
     if design is None:
-        return Outcome(approved, 0)
+        return Outcome(approved, 0, 0)
     sizes = regions.sizes[: design.drawn_from + 1]
     place = np.sort(task.rng.choice(sizes[-1], min(design.audit, sizes[-1]), replace=False))
     wrong = ~task.world.batch.correct[regions.order[place]]
     audited = np.searchsorted(place, sizes)
-    walk = walk_regions(sizes, audited, np.concatenate([[0], np.cumsum(wrong)])[audited], task.promise, design.starts)
+    walk = walk_regions(
+        sizes, audited, np.concatenate([[0], np.cumsum(wrong)])[audited], task.promise, design.starts
+    )
     if walk.certified:
         approved[regions.order[: walk.certified.total]] = True
         approved[regions.order[place]] = False
-    return Outcome(approved, len(place))
+    return Outcome(approved, len(place), walk.certified.total if walk.certified else 0)
 
 
 def _plain_score(world: World) -> tuple[Floats, int]:
@@ -215,7 +225,7 @@ def two_chains(own_score: bool = False) -> Callable[[Task], Outcome]:
         quality = _own_score(task.world, False)[0] if own_score else _plain_score(task.world)[0]
         regions = nest(quality, task.promise.max_error)
         if not len(regions.sizes):
-            return Outcome(np.zeros(len(quality), bool), 0)
+            return Outcome(np.zeros(len(quality), bool), 0, 0)
         starts = tuple(s for s in TWO_CHAINS if s.region < len(regions.sizes)) or (Start(0, 0.5),)
         return _walk(task, regions, Design(len(regions.sizes) - 1, task.audit, starts, 0.0))
 
@@ -226,7 +236,7 @@ def one_chain(task: Task) -> Outcome:
     """The same, one chain from 0.2 at the full risk."""
     regions = nest(_own_score(task.world, False)[0], task.promise.max_error)
     if not len(regions.sizes):
-        return Outcome(np.zeros(len(task.world.batch.correct), bool), 0)
+        return Outcome(np.zeros(len(task.world.batch.correct), bool), 0, 0)
     start = Start(min(3, len(regions.sizes) - 1), 1.0)
     return _walk(task, regions, Design(len(regions.sizes) - 1, task.audit, (start,), 0.0))
 
@@ -263,11 +273,12 @@ def ours(scope: str = "pooled", choose_size: bool = False) -> Callable[[Task], O
         for number, g in enumerate(proposal.groups):
             groups[g.group.positions] = number
         if not proposal.audit:
-            return Outcome(approved, 0, groups)
+            return Outcome(approved, 0, 0, groups)
         draw = draw_audit(proposal, int(task.rng.integers(2**31)))
         result = certify(proposal, draw, batch.correct[draw.positions].tolist())
         approved[result.approved] = True
-        return Outcome(approved, len(draw.positions), groups)
+        covered = sum(g.certificate.total for g in result.groups if g.certificate)
+        return Outcome(approved, len(draw.positions), covered, groups)
 
     return method
 

@@ -77,7 +77,9 @@ def synthetic(
     """
     code = rng.choice(len(SYNTHETIC_SHARES), p=SYNTHETIC_SHARES, size=labels)
     object_like = rng.random(labels) < 0.7275
-    odds = np.where(object_like, 3.857 + 1.523 * rng.standard_normal(labels), -1.587 + rng.standard_normal(labels))
+    odds = np.where(
+        object_like, 3.857 + 1.523 * rng.standard_normal(labels), -1.587 + rng.standard_normal(labels)
+    )
     moved = odds + _CLASS_SHIFT[code] + shift
     if images:
         effect = np.repeat(rng.standard_normal(-(-labels // 10)) * images, 10)[:labels]
@@ -99,7 +101,6 @@ def _digit_images() -> tuple[Floats, NDArray[np.int64]]:
 
 def _classifier(name: str) -> tuple[Any, int]:
     """A classifier and the number of images from which it learns."""
-    from sklearn.calibration import CalibratedClassifierCV
     from sklearn.linear_model import LogisticRegression
     from sklearn.svm import SVC
     from sklearn.tree import DecisionTreeClassifier
@@ -107,7 +108,7 @@ def _classifier(name: str) -> tuple[Any, int]:
     if name == "logistic":
         return LogisticRegression(C=10.0, max_iter=300), 200
     if name == "svc":
-        return CalibratedClassifierCV(SVC(C=10.0), ensemble=False), 200
+        return SVC(C=10.0, probability=True, random_state=0), 200
     if name == "weak":
         return LogisticRegression(C=0.05, max_iter=300), 80
     return DecisionTreeClassifier(max_depth=6, random_state=0), 150
@@ -210,7 +211,9 @@ def _digits_world(rng: Generator, name: str, verdicts: int = 0) -> World:
     return World(labels.take(rows[verdicts:]), labels.take(rows[:verdicts]))
 
 
-def _synthetic_world(rng: Generator, verdicts: int = 600, before: Mapping[str, float] | None = None, **now: Any) -> World:
+def _synthetic_world(
+    rng: Generator, verdicts: int = 600, before: Mapping[str, float] | None = None, **now: Any
+) -> World:
     batch = synthetic(rng, **now)
     return World(batch, synthetic(rng, verdicts, **(before or {})) if verdicts else None)
 
@@ -235,10 +238,12 @@ WORLDS: dict[str, tuple[Callable[[Generator], World], tuple[tuple[float, int], .
     "synthetic": (_synthetic_world, ((0.05, 200), (0.05, 400), (0.02, 800), (0.01, 1600))),
     "synthetic, drift": (lambda r: _synthetic_world(r, shift=-1.0), ((0.05, 400), (0.02, 800))),
     "synthetic, clusters": (
-        lambda r: _synthetic_world(r, images=1.5, before={"images": 1.5}), ((0.05, 400), (0.02, 800))
+        lambda r: _synthetic_world(r, images=1.5, before={"images": 1.5}),
+        ((0.05, 400), (0.02, 800)),
     ),
     "synthetic, lot of 30 runs": (
-        lambda r: _synthetic_world(r, labels=3000, images=1.0, runs=30, before={"images": 1.0}), ((0.05, 200),)
+        lambda r: _synthetic_world(r, labels=3000, images=1.0, runs=30, before={"images": 1.0}),
+        ((0.05, 200),),
     ),
     "scenes, cold": (lambda r: _scenes_world(r), ((0.05, 200),)),
     "scenes, 600 verdicts": (lambda r: _scenes_world(r, 600), ((0.05, 200),)),

@@ -144,7 +144,9 @@ def certify_rest(
         _count(name, v) for name, v in (("total", total), ("audited", audited), ("wrong", wrong))
     )
     if total < 1:
-        raise ValueError("expected a batch of 1 label or more, found an empty one; there is nothing to certify")
+        raise ValueError(
+            "expected a batch of 1 label or more, found an empty one; there is nothing to certify"
+        )
     risk = check_risk(promise.risk if risk is None else risk)
     p = float(p_values(total, audited, wrong, promise))
     return Certificate(
@@ -259,8 +261,7 @@ def hypergeometric_cdf(
     from scipy.special import gammaln
 
     k, n_all, n_wrong, n = (
-        np.asarray(v, np.int64).ravel()
-        for v in np.broadcast_arrays(wrong, total, wrong_in_total, drawn)
+        np.asarray(v, np.int64).ravel() for v in np.broadcast_arrays(wrong, total, wrong_in_total, drawn)
     )
     shape = np.broadcast_shapes(*(np.shape(v) for v in (wrong, total, wrong_in_total, drawn)))
     result = np.empty(len(k))

@@ -90,7 +90,7 @@ def _audit_sizes(promise: Promise, risk: float, total: int) -> Sequence[int]:
 def _wrong_in_bands(regions: Regions, promise: Promise, history: int) -> NDArray[np.float64]:
     """(W, L) wrong labels in each region but not in the one before, in each world."""
     spread = 0.15**2 + 1.0 / (1.0 + 0.6 * history * promise.tested_error)
-    tilt = 0.01 + 0.09 / (1.0 + history / 100.0)
+    tilt = 0.01 + 0.36 / (1.0 + history / 25.0)
     rng = np.random.default_rng(1)
     shift = rng.standard_normal(_WORLDS) * spread**0.5
     slope = np.exp(rng.standard_normal(_WORLDS) * tilt**0.5)

@@ -66,9 +66,7 @@ def group_labels(classes: ArrayLike, scope: Scope = "auto", min_group: int = 460
         return (whole,) if len(code) else ()
     large = counts >= min_group
     share = 1.0 / max(1, int(large.sum())) if scope == "all_classes" else 1.0
-    groups = [
-        Group(str(names[i]), (str(names[i]),), members[i], True, share) for i in np.flatnonzero(large)
-    ]
+    groups = [Group(str(names[i]), (str(names[i]),), members[i], True, share) for i in np.flatnonzero(large)]
     rest = np.sort(order[~large[code[order]]])
     if len(rest):
         small = tuple(str(n) for n in names[~large])

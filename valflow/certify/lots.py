@@ -112,9 +112,7 @@ def form_lots(
             reasons[-1] = "full"
     if lots and reasons[-1] is None and now - lots[-1][0].since >= policy.max_wait:
         reasons[-1] = "waited"
-    return tuple(
-        Lot(tuple(a), r, a[0].since + policy.max_wait) for a, r in zip(lots, reasons, strict=True)
-    )
+    return tuple(Lot(tuple(a), r, a[0].since + policy.max_wait) for a, r in zip(lots, reasons, strict=True))
 
 
 def expected_wait(labels_per_run: float, time_between: timedelta, policy: LotPolicy) -> timedelta:

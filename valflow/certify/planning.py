@@ -87,9 +87,7 @@ def audit_size(
     wrong = round(expected_error * region)
     for part in np.array_split(sizes, max(1, len(sizes) // 400)):
         allowed = allowed_wrong(region, part, promise, exact=False)
-        reached = np.where(
-            allowed >= 0, hypergeometric_cdf(np.maximum(allowed, 0), region, wrong, part), 0.0
-        )
+        reached = np.where(allowed >= 0, hypergeometric_cdf(np.maximum(allowed, 0), region, wrong, part), 0.0)
         good = np.flatnonzero(reached >= power)
         for i in good.tolist():
             exact = int(allowed_wrong(region, int(part[i]), promise))
@@ -116,16 +114,16 @@ def forecast(
     if found is None:
         return Forecast(total, region, expected_error, None, 0, 0.0, float(total))
     audit, allowed, reached = found
-    return Forecast(total, region, expected_error, audit, allowed, reached, total - reached * (region - audit))
+    return Forecast(
+        total, region, expected_error, audit, allowed, reached, total - reached * (region - audit)
+    )
 
 
 def forecast_table(
     totals: Sequence[int], shares: Sequence[float], errors: Sequence[float], promise: Promise
 ) -> list[Forecast]:
     """A forecast for every combination; errors are multiples of the allowed one."""
-    return [
-        forecast(n, s, e * promise.max_error, promise) for n in totals for s in shares for e in errors
-    ]
+    return [forecast(n, s, e * promise.max_error, promise) for n in totals for s in shares for e in errors]
 
 
 def incomplete_images(incomplete: int, images: int, confidence: float = 0.90) -> float:
@@ -145,5 +143,6 @@ def incomplete_images(incomplete: int, images: int, confidence: float = 0.90) ->
 def _sizes(region: int) -> np.ndarray:
     """Every size up to 1,000, then steps of half a per cent."""
     steps = np.ceil(1000 * _STEP ** np.arange(max(0.0, np.log(max(region, 1) / 1000) / np.log(_STEP)) + 1))
-    sizes = np.unique(np.concatenate([np.arange(1, min(region, 1000)), steps[steps < region]]).astype(np.int64))
-    return sizes
+    return np.unique(
+        np.concatenate([np.arange(1, min(region, 1000)), steps[steps < region]]).astype(np.int64)
+    )

@@ -226,7 +226,9 @@ def draw_audit(proposal: Proposal, seed: int | None = None) -> Draw:
             "expected a group to audit, found none: "
             + "; ".join(f"{g.group.name}: {g.reason}" for g in proposal.groups)
         )
-    shuffled = np.random.default_rng([int(seed), len(proposal.groups)]).permutation(sum(len(p[0]) for p in parts))
+    shuffled = np.random.default_rng([int(seed), len(proposal.groups)]).permutation(
+        sum(len(p[0]) for p in parts)
+    )
     columns = [np.concatenate(column)[shuffled] for column in zip(*parts, strict=True)]
     return Draw(columns[0], columns[1].astype(np.int64), columns[2], int(seed), proposal.digest)
 
@@ -323,7 +325,9 @@ def _propose_group(
     if not group.certified:
         return GroupProposal(group, regions, None, f"only {len(group.positions)} labels", risk)
     if not len(regions.sizes):
-        reason = "no label has a confidence" if not len(local.order) else "no score promises so few wrong labels"
+        reason = (
+            "no label has a confidence" if not len(local.order) else "no score promises so few wrong labels"
+        )
         return GroupProposal(group, regions, None, reason, risk)
     design = choose_design(regions, promise, audit=audit, history=history, risk=risk)
     reason = "" if design else "no audit is expected to save a look"
@@ -398,7 +402,9 @@ def _check_draw(proposal: Proposal, draw: Draw) -> None:
 def _read(verdicts: Sequence[Verdict], count: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Which are correct, and which are there."""
     if len(verdicts) != count:
-        raise ValueError(f"expected a verdict (or None) for each of {count} drawn labels, found {len(verdicts)}")
+        raise ValueError(
+            f"expected a verdict (or None) for each of {count} drawn labels, found {len(verdicts)}"
+        )
     for number, v in enumerate(verdicts):
         if not (v is None or isinstance(v, bool | np.bool_) or (isinstance(v, str) and v in VERDICTS)):
             raise ValueError(

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 # Predicted error of the regions, as multiples of the allowed one.
 LEVELS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 # Shares of the labels, where no verdicts of the past say what a score is worth.
-FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+FRACTIONS = tuple(i / 20 for i in range(2, 21))
 
 
 @dataclass(frozen=True)

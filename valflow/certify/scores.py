@@ -106,7 +106,9 @@ def fit_scores(
             f"found {right.dtype} {right.shape}"
         )
     if np.isnan(values).any():
-        raise ValueError(f"expected a confidence for every verdict, found {int(np.isnan(values).sum())} without")
+        raise ValueError(
+            f"expected a confidence for every verdict, found {int(np.isnan(values).sum())} without"
+        )
     names, code = _codes(classes, len(values))
     odds, target, count = _log_odds(values), right.astype(float), len(names)
     moments = {n: _moments(v, len(values)) for n, v in (extras or {}).items()}
@@ -122,7 +124,12 @@ def fit_scores(
         bias, slope, extra = w[2 : 2 + count], w[2 + count : 2 + 2 * count], w[2 + 2 * count :]
         z = w[0] + bias[code] + (w[1] + slope[code]) * odds + more @ extra
         r = 1.0 / (1.0 + np.exp(-z)) - target
-        steps = [[r.sum(), r @ odds], np.bincount(code, r, count), np.bincount(code, r * odds, count), r @ more]
+        steps = [
+            [r.sum(), r @ odds],
+            np.bincount(code, r, count),
+            np.bincount(code, r * odds, count),
+            r @ more,
+        ]
         value = np.logaddexp(0.0, z).sum() - target @ z + 0.5 * (precision * (w - centre) ** 2).sum()
         return float(value), np.concatenate(steps) + precision * (w - centre)
 

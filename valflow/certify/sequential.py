@@ -76,9 +76,7 @@ def capital(wrong: ArrayLike, total: int, promise: Promise) -> NDArray[np.float6
     return result
 
 
-def audit_sequentially(
-    wrong: ArrayLike, total: int, promise: Promise, risk: float | None = None
-) -> Stop:
+def audit_sequentially(wrong: ArrayLike, total: int, promise: Promise, risk: float | None = None) -> Stop:
     """Stop at the first verdict that certifies what is left of one region, fixed beforehand.
 
     Args:
