@@ -87,7 +87,7 @@ def compare(worlds: Sequence[str], methods: str, repeats: int, jobs: int, seed: 
 
 def use_one_thread() -> None:
     """Repeats run side by side already."""
-    from threadpoolctl import threadpool_limits  # comes with scikit-learn
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # comes with scikit-learn
 
     threadpool_limits(1)
 

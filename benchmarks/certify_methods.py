@@ -88,7 +88,7 @@ def _by_rank(confidence: Floats, wrong: Mask) -> tuple[Floats, Floats, Floats]:
     """Distinct confidences, falling, with the labels at or above each and the wrong ones among them."""
     order = np.argsort(-confidence, kind="stable")
     ends = np.flatnonzero(np.diff(confidence[order], append=-1.0) != 0)
-    return confidence[order][ends], ends + 1.0, np.cumsum(wrong[order])[ends].astype(float)
+    return confidence[order][ends], (ends + 1).astype(float), np.cumsum(wrong[order])[ends].astype(float)
 
 
 def plug_in(task: Task) -> Outcome:

@@ -149,7 +149,7 @@ def scenes() -> tuple[Labels, NDArray[np.int64]]:
     if not path.exists():
         columns = _detect_scenes()
         partial = path.with_suffix(".part.npz")
-        np.savez(partial, **columns)
+        np.savez(partial, allow_pickle=False, **columns)
         partial.replace(path)
     with np.load(path) as stored:
         extras = {n: stored[n] for n in ("area", "aspect", "overlap")}
@@ -212,7 +212,7 @@ def _digits_world(rng: Generator, name: str, verdicts: int = 0) -> World:
 
 
 def _synthetic_world(
-    rng: Generator, verdicts: int = 600, before: Mapping[str, float] | None = None, **now: Any
+    rng: Generator, verdicts: int = 600, before: Mapping[str, Any] | None = None, **now: Any
 ) -> World:
     batch = synthetic(rng, **now)
     return World(batch, synthetic(rng, verdicts, **(before or {})) if verdicts else None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from valflow.certify import FRACTIONS, Promise, Start, choose_design, nest, walk_regions
+from valflow.certify import FRACTIONS, Promise, Start, choose_design, nest, p_values, walk_regions
 
 
 def test_regions_are_the_widest_prefixes_within_the_predicted_error():
@@ -72,6 +72,18 @@ def test_chains_share_the_risk_and_hand_it_on():
     assert [(t.region, round(t.risk, 6)) for t in failed.tests] == [(0, 0.05), (1, 0.05)]
     rescued = walk_regions(sizes, audited, [50, 0, 0], Promise(), starts)
     assert rescued.certified.region == 2
+
+
+def test_one_chain_agrees_with_mapie():
+    control = pytest.importorskip("mapie.risk_control.fwer_control")
+    rng = np.random.default_rng(0)
+    sizes, audited = np.arange(1, 9) * 500, np.arange(1, 9) * 60
+    for _ in range(30):
+        wrong = rng.poisson(np.linspace(0, 3, 8)).cumsum()
+        walk = walk_regions(sizes, audited, wrong, Promise(), [Start(0, 1.0)])
+        p = p_values(sizes, audited, wrong, Promise())
+        rejected = control.control_fwer(p, 0.1, "fixed_sequence")
+        assert [t.region for t in walk.tests if t.passed] == list(rejected)
 
 
 @pytest.mark.parametrize(

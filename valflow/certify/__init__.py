@@ -40,7 +40,7 @@ from valflow.certify.proposal import (
 from valflow.certify.regions import FRACTIONS, LEVELS, Regions, nest
 from valflow.certify.scores import ScoreModel, fit_scores
 from valflow.certify.sequential import Stop, audit_sequentially, capital
-from valflow.certify.walk import TWO_CHAINS, Start, Test, Walk, walk_regions
+from valflow.certify.walk import TWO_CHAINS, RegionTest, Start, Walk, walk_regions
 
 __all__ = [
     "FRACTIONS",
@@ -60,12 +60,12 @@ __all__ = [
     "LotPolicy",
     "Promise",
     "Proposal",
+    "RegionTest",
     "Regions",
     "Result",
     "ScoreModel",
     "Start",
     "Stop",
-    "Test",
     "Walk",
     "allowed_wrong",
     "audit_sequentially",

@@ -196,7 +196,13 @@ def propose(
         _propose_group(values, g, promise, history, audit) for g in group_labels(names, scope, min_group)
     )
     batch = _digest(sorted(label_ids)) if label_ids is not None else _digest([values, names])
-    terms = [batch, repr(promise), *(repr((g.group.name, g.risk, g.design)) for g in groups), values, names]
+    terms: list[str | NDArray[np.generic]] = [
+        batch,
+        repr(promise),
+        *(repr((g.group.name, g.risk, g.design)) for g in groups),
+        values,
+        names,
+    ]
     return Proposal(len(values), promise, names, groups, batch, _digest(terms))
 
 
@@ -291,7 +297,7 @@ def check_unchanged(result: Result, proposal: Proposal, draw: Draw, verdicts: Se
         ValueError: the certificate computed anew is another one.
     """
     for missing in ("wrong", "prefix"):
-        if certify(proposal, draw, verdicts, missing=missing).digest == result.digest:  # type: ignore[arg-type]
+        if certify(proposal, draw, verdicts, missing=missing).digest == result.digest:
             return
     raise ValueError(
         f"expected the verdicts that certificate {result.digest[:12]} rests on, found others; "

@@ -37,7 +37,7 @@ TWO_CHAINS = (Start(3, 0.5), Start(6, 0.5))
 
 
 @dataclass(frozen=True)
-class Test:
+class RegionTest:
     """One test of the walk.
 
     Attributes:
@@ -68,8 +68,8 @@ class Walk:
         certified: the test of the certified region, None where nothing passed.
     """
 
-    tests: tuple[Test, ...]
-    certified: Test | None
+    tests: tuple[RegionTest, ...]
+    certified: RegionTest | None
 
 
 def walk_regions(
@@ -98,15 +98,15 @@ def walk_regions(
     check_starts(starts, len(sizes))
     risk = promise.risk if risk is None else risk
     p = p_values(sizes, audited, wrong, promise)
-    tests: list[Test] = []
+    tests: list[RegionTest] = []
     handed_on = 0.0
     for number, start in enumerate(starts):
         stop = starts[number + 1].region if number + 1 < len(starts) else len(sizes)
         level = risk * (start.share + handed_on)
         for region in range(start.region, stop):
             passed = bool(p[region] <= level * (1 + _ROUNDING))
-            counts = (int(v[region]) for v in (sizes, audited, wrong))
-            tests.append(Test(region, *counts, float(p[region]), level, passed))
+            total, drawn, bad = (int(v[region]) for v in (sizes, audited, wrong))
+            tests.append(RegionTest(region, total, drawn, bad, float(p[region]), level, passed))
             if not passed:
                 break
         handed_on = handed_on + start.share if all(t.passed for t in tests[-(stop - start.region) :]) else 0.0
