@@ -283,6 +283,44 @@ def ours(scope: str = "pooled", choose_size: bool = False) -> Callable[[Task], O
     return method
 
 
+def with_pilot(share: float) -> Callable[[Task], Outcome]:
+    """Spend a part of the looks on learning the score of this very batch; the rest certifies what is left."""
+
+    def method(task: Task) -> Outcome:
+        batch, past = task.world.batch, task.world.history
+        count = len(batch.correct)
+        # Every part of the scores is seen; this draw certifies nothing, so it need not be uniform.
+        order = np.argsort(-batch.confidence, kind="stable")
+        edges = np.linspace(0, count, int(share * task.audit) + 1).astype(int)
+        pilot = order[task.rng.integers(edges[:-1], edges[1:])]
+        rest = np.setdiff1d(np.arange(count), pilot)
+        judged = batch.take(pilot)
+        confidence, classes, correct, extras = (
+            judged.confidence,
+            judged.classes,
+            judged.correct,
+            dict(judged.extras),
+        )
+        if past is not None:
+            confidence = np.concatenate([confidence, past.confidence])
+            classes = np.concatenate([classes, past.classes])
+            correct = np.concatenate([correct, past.correct])
+            extras = {n: np.concatenate([v, past.extras[n]]) for n, v in extras.items()}
+        model = fit_scores(confidence, classes, correct, extras)
+        left = batch.take(rest)
+        quality = model.quality(left.confidence, left.classes, left.extras)
+        regions = nest(quality, task.promise.max_error)
+        size = task.audit - len(pilot)
+        design = choose_design(regions, task.promise, audit=size, history=model.verdicts)
+        part = Task(World(left), task.promise, size, task.rng)
+        outcome = _walk(part, regions, design)
+        approved = np.zeros(count, bool)
+        approved[rest] = outcome.approved
+        return Outcome(approved, len(pilot) + outcome.audited, outcome.covered)
+
+    return method
+
+
 METHODS: dict[str, Callable[[Task], Outcome]] = {
     "fixed 0.7": fixed(0.7),
     "fixed 0.9": fixed(0.9),
@@ -296,6 +334,7 @@ METHODS: dict[str, Callable[[Task], Outcome]] = {
     "+ one chain at full risk": one_chain,
     "+ design by simulation": designed(extras=False),
     "valflow (+ features)": ours(),
+    "valflow, a quarter as pilot": with_pilot(0.25),
     "valflow, size chosen": ours(choose_size=True),
     "valflow, per class": ours("auto"),
     "valflow, per class, size chosen": ours("auto", choose_size=True),
