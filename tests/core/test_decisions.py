@@ -336,17 +336,25 @@ class TestContent:
     def test_workflow_tags_stay_out_and_other_tags_stay(self, run: str, dataset: Any) -> None:
         label = ids_where(run, state="approved")[0]
         actions.tag(run, "poor_bbox", Selection(label_ids=(label,)), "ann")
-        edit_label(dataset, STAGED, label, tags=["approved", "mine", "poor_bbox", "invalid", "rejected"])
+        edit_label(dataset, STAGED, label, tags=["approved", "mine", "poor_bbox", "invalid"])
         decisions.preview(run, "ann")
         assert frozen_labels(run)[label]["tags"] == ["mine", "poor_bbox"]
         assert all(d["tags"] == [] for i, d in frozen_labels(run).items() if i != label)
 
-    def test_tags_are_not_decisions(self, run: str, dataset: Any) -> None:
+    def test_tags_put_on_by_hand_are_decisions_of_whoever_confirms(self, run: str, dataset: Any) -> None:
         weak, strong = ids_where(run, state="undecided")[0], ids_where(run, state="approved")[0]
         edit_label(dataset, STAGED, weak, tags=["approved"])
-        edit_label(dataset, STAGED, strong, tags=["rejected"])
+        edit_label(dataset, STAGED, strong, tags=["approved", "rejected"])
         decisions.preview(run, "ann")
-        assert set(frozen_labels(run)) == set(ids_where(run, state="approved"))
+        assert weak in frozen_labels(run)
+        assert strong not in frozen_labels(run)
+        assert [a["actor"] for a in actions.history_of(run)[-2:]] == ["ann", "ann"]
+
+    def test_tags_taken_off_are_no_decisions(self, run: str, dataset: Any) -> None:
+        strong = ids_where(run, state="approved")[0]
+        edit_label(dataset, STAGED, strong, tags=[])
+        decisions.preview(run, "ann")
+        assert strong in frozen_labels(run)
 
     def test_a_save_that_changes_nothing_is_no_edit(self, run: str, dataset: Any) -> None:
         # Other writers spell out what a label does not have.
