@@ -215,19 +215,12 @@ def _take_over(
 
 def _drawn_elsewhere(record: runs.Record, dataset: Any) -> int:
     """Boxes on samples that the run never looked at."""
-    path = label_type_of(record).list_path(record["staging_field"])
     since = record.get("edits_read_at")
-    changed = {} if since is None else {"last_modified_at": {"$gte": since - _CLOCKS_DIFFER}}
-    cursor = database.samples_of(dataset).find(
-        {f"{path}.0": {"$exists": True}, **changed}, {f"{path}._id": 1}
-    )
-    numbers = {d["_id"]: _size(d, path) for d in cursor}
-    query = {"run": record["run"], "sample_id": {"$in": list(numbers)}}
-    for document in database.ledger().find(query, {"_id": 0, "sample_id": 1}):
-        numbers.pop(document["sample_id"], None)
-    return sum(numbers.values())
-
-
-def _size(sample: dict[str, Any], path: str) -> int:
-    field, _, name = path.partition(".")
-    return len((sample.get(field) or {}).get(name) or [])
+    changed = None if since is None else {"last_modified_at": {"$gte": since - _CLOCKS_DIFFER}}
+    strange = freezing.samples_drawn_on_elsewhere(record, dataset, changed)
+    if not strange:
+        return 0
+    path = label_type_of(record).list_path(record["staging_field"])
+    total = {"$group": {"_id": None, "n": {"$sum": {"$size": f"${path}"}}}}
+    counted = database.samples_of(dataset).aggregate([{"$match": {"_id": {"$in": strange}}}, total])
+    return sum(d["n"] for d in counted)

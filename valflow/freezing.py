@@ -65,13 +65,26 @@ def frozen_counts(run: str, token: str, attribute: str) -> dict[str, int]:
 
 def admit_samples(record: runs.Record, dataset: Any) -> None:
     """Samples that the run did not look at, but on which a person drew labels, get a place in the ledger."""
-    path = label_type_of(record).list_path(record["staging_field"])
-    known = {
-        d["sample_id"] for d in database.ledger().find({"run": record["run"]}, {"_id": 0, "sample_id": 1})
-    }
-    staged = database.samples_of(dataset).find({f"{path}.0": {"$exists": True}}, {"_id": 1})
-    strange: list[ObjectId] = [d["_id"] for d in staged if d["_id"] not in known]
+    strange = samples_drawn_on_elsewhere(record, dataset)
     ledger.account(record["run"], [(i, ledger.DRAWN, None) for i in strange])
+
+
+def samples_drawn_on_elsewhere(
+    record: runs.Record, dataset: Any, only: dict[str, Any] | None = None
+) -> list[ObjectId]:
+    """Samples with labels in the review field that the ledger of the run does not know.
+
+    Args:
+        record: the run.
+        dataset: its dataset.
+        only: looks at samples that match this query.
+    """
+    path = label_type_of(record).list_path(record["staging_field"])
+    query = {f"{path}.0": {"$exists": True}, **(only or {})}
+    staged = [d["_id"] for d in database.samples_of(dataset).find(query, {"_id": 1})]
+    accounted = {"run": record["run"]} | ({"sample_id": {"$in": staged}} if only else {})
+    known = {d["sample_id"] for d in database.ledger().find(accounted, {"_id": 0, "sample_id": 1})}
+    return [i for i in staged if i not in known]
 
 
 def _samples_with_drawn_labels(record: runs.Record, token: str) -> list[ObjectId]:

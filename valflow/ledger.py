@@ -207,7 +207,8 @@ def mirror_tags(record: dict[str, Any], dataset: Any) -> None:
         [
             {"$match": {"run": record["run"], "dirty": {"$exists": True}}},
             {"$project": {"_id": 0, "sample_id": 1, **_ids_by_tag()}},
-        ]
+        ],
+        batchSize=_WRITE_BATCH,
     )
     samples = database.samples_of(dataset)
     for documents in _batches(states, _WRITE_BATCH):

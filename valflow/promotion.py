@@ -202,6 +202,9 @@ def _promote_batch(record: runs.Record, dataset: Any, first: ObjectId, last: Obj
         "_cls": {"$literal": label_type.field_class},
         label_type.list_name: {"$concatArrays": [there, new]},
     }
+    # Most samples have no labels to compare with.
+    fresh = {"_cls": {"$literal": label_type.field_class}, label_type.list_name: "$$new.labels"}
+    value = {"$cond": [{"$gt": [f"${name}", None]}, {"$mergeObjects": [f"${name}", merged]}, fresh]}
     database.run_to_end(
         database.ledger().aggregate(
             [
@@ -221,7 +224,7 @@ def _promote_batch(record: runs.Record, dataset: Any, first: ObjectId, last: Obj
                         "whenMatched": [
                             {
                                 "$set": {
-                                    name: {"$mergeObjects": [f"${name}", merged]},
+                                    name: value,
                                     "last_modified_at": "$$NOW",
                                 }
                             },

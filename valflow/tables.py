@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # Bounds the memory of a check, whatever the size of the run.
 LABELS_PER_TABLE = 50_000
+# MongoDB's own batches of 16 MB become ten times that as objects.
+_CURSOR_BATCH = 1000
 _NO_BOX = (np.nan,) * 4
 
 
@@ -83,6 +85,7 @@ def _label_tables(
             {"$project": {"_id": 0, "sample_id": 1, **columns}},
         ],
         allowDiskUse=True,
+        batchSize=_CURSOR_BATCH,
     )
     while rows := _read_rows(cursor):
         yield _table_of(record, dataset, rows, predicted=predicted)
