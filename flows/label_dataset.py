@@ -13,7 +13,7 @@ from tasks.finalize import finalize
 from tasks.infer import infer
 from tasks.report import report
 from tasks.review import ask_for_decision, is_decided
-from tasks.start import awaiting_review, ended_early, holding, start
+from tasks.start import awaiting_review, ended_early, holding, start, waiting_for_more
 from tasks.triage import triage
 from tasks.validate import validate
 from valflow.config import LabelingConfig
@@ -34,7 +34,8 @@ def label_dataset(config: LabelingConfig) -> Any:
     run = opened.run
     with holding(run):
         infer(run)
-        triage(run)
+        if not triage(run):
+            return waiting_for_more(run)
         while not is_decided(run):
             if not ask_for_decision(run):
                 return awaiting_review(run)

@@ -35,7 +35,8 @@ class ApprovalTab:
             else {
                 "sentence": audits.sentence(audits.summary(audit)),
                 "waiting": sum(i["verdict"] is None for i in audit["items"]),
-                "since": audits.approved_since(record, audit),
+                "since": audits.uncovered(record, audit),
+                "of": audits.population_in_words(audit),
             },
         )
 

@@ -7,6 +7,7 @@ from typing import Any
 import fiftyone.operators.types as types
 
 from valflow import audits, runs
+from valflow.certify import CORRECT
 from valflow.errors import SelectionError
 
 from . import grid, layout
@@ -31,7 +32,7 @@ class AuditPart:
         screen = Screen(ctx)
         reviewer, record = screen.named_reviewer(), screen.record()
         audit = audits.latest(record["run"])
-        if audit is None or audits.approved_since(record, audit):
+        if audits.needs_draw(record, audit):
             audits.draw(record["run"], reviewer)
         screen.put(mode=AUDIT)
         ctx.ops.clear_selected_samples()
@@ -67,7 +68,7 @@ class AuditPart:
             )
         seen = set(screen.get("on_grid", []))
         page = audits.open_items(record["run"])
-        verdicts = {i["number"]: audits.CORRECT for i in page if str(i["label_id"]) in seen}
+        verdicts = {i["number"]: CORRECT for i in page if str(i["label_id"]) in seen}
         self._judge(ctx, record, verdicts, reviewer)
 
     def _judge(self, ctx: Any, record: runs.Record, verdicts: dict[int, str], reviewer: str) -> None:
@@ -96,8 +97,8 @@ class AuditPart:
             text, label = audit["sentence"], "Go on with the audit"
             if audit["since"]:
                 label = "Draw a new audit"
-                text += f"; {layout.number(audit['since'])} labels were approved after this draw"
-        panel.md(f"**Audit** of approved labels: {text}", name="audit_text")
+                text += f"; {layout.number(audit['since'])} approved labels are not covered by this draw"
+        panel.md(f"**Audit** of {audit['of'] if audit else 'approved labels'}: {text}", name="audit_text")
         if not audit or audit["waiting"] or audit["since"]:
             panel.btn(
                 "audit",
@@ -105,7 +106,7 @@ class AuditPart:
                 icon="casino",
                 on_click=self.start_audit,
                 variant="outlined",
-                disabled=not screen.get("approved"),
+                disabled=not audit and not screen.get("approved"),
             )
 
     def render_audit(self, panel: types.Object, screen: Screen) -> None:

@@ -8,6 +8,7 @@ import fiftyone.operators as foo
 import fiftyone.operators.types as types
 
 from valflow import audits, runs
+from valflow.certify import CORRECT
 from valflow.errors import AuditError, ValflowError
 from valflow.states import State
 
@@ -105,6 +106,6 @@ class JudgeLabels(foo.Panel):
                 label=label,
                 on_click=self.judge,
                 params={"verdict": verdict},
-                variant="contained" if verdict == audits.CORRECT else "outlined",
+                variant="contained" if verdict == CORRECT else "outlined",
             )
         return layout.page(panel)

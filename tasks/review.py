@@ -10,7 +10,7 @@ from prefect.input import RunInput
 from prefect.runtime import deployment, flow_run
 from pydantic import Field
 
-from valflow import decisions, runs
+from valflow import certifying, decisions, runs
 from valflow.errors import DecisionRefused, LabelsVanished
 from valflow.review_app import address_of
 from valflow.review_page import waiting_markdown
@@ -49,7 +49,8 @@ def ask_for_decision(run: str) -> bool:
     if record["state"] != State.IN_REVIEW.value:
         return True
     # What the gate has refused, the policy would only decide again: then a person is asked after all.
-    if not record["config"]["review"]["required"] and record["round"] == 1:
+    waits = certifying.is_open(record)
+    if not record["config"]["review"]["required"] and record["round"] == 1 and not waits:
         decisions.submit_by_policy(run)
         return True
     if deployment.id is None:

@@ -14,7 +14,7 @@ from prefect.states import Completed
 
 from expectations.loader import check_suites
 from tasks.report import emit
-from valflow import runs
+from valflow import lots, runs
 from valflow.config import LabelingConfig, with_absolute_paths
 from valflow.errors import StaleAttempt
 from valflow.opening import Opened, open_run
@@ -43,6 +43,12 @@ def awaiting_review(run: str) -> State:
     """The final state of a flow run that cannot suspend, because it is not a deployment's."""
     message = f"run {run} awaits review; decide it with `valflow finalize {run}`"
     return Completed(name="AwaitingReview", message=message, data={"outcome": "awaiting_review", "run": run})
+
+
+def waiting_for_more(run: str) -> State:
+    """The final state of a flow run whose labels wait in a lot."""
+    outcome = {"outcome": "waiting_for_more", "run": run}
+    return Completed(name="WaitingForMore", message=lots.in_words(runs.load(run)), data=outcome)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from expectations.gate import failing_labels
 from expectations.loader import load_suite
 from tasks.report import emit
-from valflow import database, ledger, runs
+from valflow import certifying, database, ledger, lots, runs
 from valflow import triage as stage
 from valflow.config import LabelingConfig
 from valflow.review_app import address_of, save_workspace
@@ -20,10 +20,15 @@ from valflow.tables import by_sample, predicted_tables
 from valflow.validation import suite_parameters
 
 
-def triage(run: str) -> None:
-    """Open the review, unless it was opened before."""
-    if runs.load(run)["state"] == State.PREDICTED.value:
+def triage(run: str) -> bool:
+    """Open the review, unless it was opened before; False while the run waits for more labels."""
+    record = runs.load(run)
+    if record["state"] == State.PREDICTED.value:
+        if not lots.close_if_due(record):
+            return False
         open_review(run)
+    certifying.judge_from_ground_truth(run)
+    return True
 
 
 @task(name="triage")

@@ -148,8 +148,9 @@ def review(record: runs.Record, dataset: Any) -> runs.Record:
 
 
 def decide(record: runs.Record, dataset: Any) -> runs.Record:
-    """IN_REVIEW → REVIEWED: a spot-check in which all is well, and a decision."""
-    judge_all(record["run"])
+    """IN_REVIEW → REVIEWED: a spot-check in which all is well, where one is due, and a decision."""
+    if audits.needs_draw(record, audits.latest(record["run"])):
+        judge_all(record["run"])
     return decisions.submit(record["run"], decisions.Decision("finalize", "ann"))
 
 

@@ -6,7 +6,7 @@ Each action is one bulk update that leaves its number on every label it changed,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -134,6 +134,11 @@ def undo(run: str, reviewer: str, *, own: bool = False) -> ActionResult:
         )
     if own:
         _check_uppermost(record["run"], last["seq"])
+    if last["event"] == "judge":
+        from valflow.certifying import withdraw
+
+        # A certificate stands and falls with its verdicts.
+        withdraw(record, f"verdicts of {last['actor']} are taken back by {reviewer}")
     record = begin(record["run"])
     seq, target = record["action_seq"], last["seq"]
     record_action(record, "undo", reviewer, {"action": target})
@@ -194,30 +199,38 @@ def tag(run: str, name: str, selection: Selection, reviewer: str, note: str | No
     return ActionResult(run, seq, "tag", problem_tags.labels_tagged(run, seq), {})
 
 
-def judge_labels(
-    run: str, reviewer: str, wrong: Sequence[ObjectId], unsure: Sequence[ObjectId], audit: Any
-) -> int:
-    """Act on audit verdicts: wrong labels are rejected, unsure ones go back to the queue. Returns the action.
+def judge_labels(run: str, reviewer: str, consequences: Mapping[str, Sequence[ObjectId]], audit: Any) -> int:
+    """Act on audit verdicts; returns the number of the action.
 
-    A label that somebody rejected since the draw stays rejected.
+    A label that somebody rejected since the draw stays rejected, and one that somebody approved needs no approval.
+
+    Args:
+        run: key of a run in review.
+        reviewer: who judged.
+        consequences: per state the labels that get it; only approved ones become undecided.
+        audit: id of the draw.
     """
     _read_app_edits(run, reviewer)
     record = begin(run)
     seq = record["action_seq"]
-    record_action(
-        record, "judge", reviewer, {"audit": str(audit), "wrong": len(wrong), "unsure": len(unsure)}
-    )
+    counts = {state: len(ids) for state, ids in consequences.items()}
+    record_action(record, "judge", reviewer, {"audit": str(audit), **counts})
+    may: dict[str, Expression] = {
+        REJECTED: {"$ne": ["$$l.state", REJECTED]},
+        UNDECIDED: {"$eq": ["$$l.state", APPROVED]},
+        APPROVED: {"$eq": ["$$l.state", UNDECIDED]},
+    }
     updates = []
-    for ids, state, may in (
-        (list(wrong), REJECTED, {"$ne": ["$$l.state", REJECTED]}),
-        (list(unsure), UNDECIDED, {"$eq": ["$$l.state", APPROVED]}),
-    ):
+    for state, ids in consequences.items():
+        wanted = set(ids)
         holders: Any = (
-            database.ledger().find({"run": run, "labels._id": {"$in": ids}}, {"labels._id": 1}) if ids else []
+            database.ledger().find({"run": run, "labels._id": {"$in": list(ids)}}, {"labels._id": 1})
+            if ids
+            else []
         )
         for holder in holders:
-            mine = [e["_id"] for e in holder["labels"] if e["_id"] in ids]
-            stage = map_labels({"$and": [{"$in": ["$$l._id", mine]}, may]}, state_change(state, seq))
+            mine = [e["_id"] for e in holder["labels"] if e["_id"] in wanted]
+            stage = map_labels({"$and": [{"$in": ["$$l._id", mine]}, may[state]]}, state_change(state, seq))
             updates.append(UpdateOne({"_id": holder["_id"]}, [stage, {"$set": {"dirty": seq}}]))
     if updates:
         database.ledger().bulk_write(updates)
@@ -301,6 +314,10 @@ def require_review(record: runs.Record) -> None:
         IllegalTransition: the run is in another state.
     """
     if record["state"] != State.IN_REVIEW.value:
+        from valflow import lots
+
+        if lots.is_waiting(record):
+            raise IllegalTransition(lots.in_words(record))
         raise IllegalTransition(
             f"run {record['run']} is {record['state']}; labels can be decided only while it is {State.IN_REVIEW.value}"
         )

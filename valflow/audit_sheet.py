@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from valflow import audits, runs
+from valflow.certify import VERDICTS
 from valflow.report import Tile, draw_contact_sheet
 from valflow.validation import output_folder
 
@@ -22,6 +23,6 @@ def draw_sheet(record: runs.Record, audit: audits.Audit, path: Path | None = Non
     if path is None:
         path = output_folder(record) / f"audit-{audit['drawn_at']:%Y%m%d-%H%M%S}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    title = f"{record['name']}: {len(tiles)} approved labels, drawn at random"
-    question = f"Is the class right, and does the box fit? Verdicts: {', '.join(audits.VERDICTS)}"
+    title = f"{record['name']}: {len(tiles)} {audits.population_in_words(audit)}, drawn at random"
+    question = f"Is the class right, and does the box fit? Verdicts: {', '.join(VERDICTS)}"
     return draw_contact_sheet(tiles, path, title, note=question)

@@ -11,16 +11,17 @@ import numpy as np
 from bson import ObjectId
 
 from valflow import actions, database, ledger, runs
-from valflow.certify.bounds import smallest_sample, upper_bound
+from valflow.certify import CORRECT, UNSURE, VERDICTS, smallest_sample, upper_bound
 from valflow.errors import AuditError
 from valflow.label_types import APPROVED, REJECTED, label_type_of
 from valflow.report.formats import percent_at_most
 
-SPOT_CHECK = "spot_check"
-CORRECT, UNSURE = "correct", "unsure"
-VERDICTS = (CORRECT, "wrong_class", "bad_box", "not_an_object", "duplicate", UNSURE)
+# A spot-check is drawn from what is approved, the audit of a certificate from what may be approved by it.
+SPOT_CHECK, CERTIFICATE = "spot_check", "certificate"
 CONFIDENCE = 0.95
 MAX_ERROR = 0.05
+# Selectors of actions whose labels somebody pointed at, each of them.
+_ONE_BY_ONE = frozenset({"label_ids", "tagged in the App"})
 ITEMS_PER_PAGE = 30  # of an audit, on one screen
 
 Audit = dict[str, Any]
@@ -45,7 +46,7 @@ def draw(run: str, reviewer: str, *, size: int | None = None, seed: int | None =
     record = runs.load(run)
     actions.require_review(record)
     last = latest(record["run"])
-    if last is not None and not approved_since(record, last):
+    if last is not None and not needs_draw(record, last):
         # Drawing until the sample pleases would make the bound worthless.
         waiting = sum(i["verdict"] is None for i in last["items"])
         raise AuditError(
@@ -60,34 +61,70 @@ def draw(run: str, reviewer: str, *, size: int | None = None, seed: int | None =
     size = size or min(smallest_sample(MAX_ERROR, CONFIDENCE), len(population))
     seed = secrets.randbits(32) if seed is None else seed
     chosen = np.random.default_rng(seed).choice(len(population), size=size, replace=False)
+    labels = _predictions(record["run"], [population[index] for index in chosen.tolist()])
+    probability = size / len(population)
+    items = [{**label, "probability": probability} for label in labels]
+    return _insert(record, SPOT_CHECK, reviewer, seed, len(population), items)
+
+
+def insert_certificate_audit(
+    record: runs.Record, seed: int, population: int, items: Sequence[dict[str, Any]]
+) -> Audit:
+    """Write down a draw that is to prove a certificate.
+
+    Args:
+        record: a run before its review.
+        seed: that the draw follows from.
+        population: labels that a certificate could speak about.
+        items: the labels in order of the draw, each with ``label_id, sample_id, label, confidence, probability``.
+    """
+    return _insert(record, CERTIFICATE, actions.POLICY, seed, population, items)
+
+
+def _insert(
+    record: runs.Record, kind: str, who: str, seed: int, population: int, items: Sequence[dict[str, Any]]
+) -> Audit:
     audit = {
         "run": record["run"],
-        "kind": SPOT_CHECK,
+        "kind": kind,
+        "dataset": record["dataset"],
+        "model": (record.get("model") or {}).get("name"),
+        "fingerprint": record.get("fingerprint"),
         "seed": seed,
-        "population": len(population),
-        "probability": size / len(population),
+        "population": population,
         "drawn_at": database.now(),
-        "drawn_by": reviewer,
+        "drawn_by": who,
         "drawn_after_action": record["action_seq"],
         "items": [
-            {
-                "number": number,
-                "label_id": population[index][0],
-                "sample_id": population[index][1],
-                "verdict": None,
-                "reviewer": None,
-                "time": None,
-                "action": None,
-            }
-            for number, index in enumerate(chosen.tolist(), 1)
+            {"number": number, **item, "verdict": None, "reviewer": None, "time": None, "action": None}
+            for number, item in enumerate(items, 1)
         ],
     }
     database.audits().insert_one(audit)
     return audit
 
 
+def _predictions(run: str, drawn: Sequence[tuple[ObjectId, ObjectId]]) -> list[dict[str, Any]]:
+    """Ids, class and confidence as predicted of labels, given by label and sample."""
+    query = {"run": run, "sample_id": {"$in": [sample for _, sample in drawn]}}
+    fields = {"labels._id": 1, "labels.label": 1, "labels.confidence": 1}
+    entries = {e["_id"]: e for d in database.ledger().find(query, fields) for e in d["labels"]}
+    return [
+        {
+            "label_id": label,
+            "sample_id": sample,
+            "label": str(entries[label]["label"]),
+            "confidence": entries[label]["confidence"],
+        }
+        for label, sample in drawn
+    ]
+
+
 def judge(run: str, verdicts: Mapping[int, str], reviewer: str) -> Audit:
     """Record verdicts by number; wrong labels are rejected, unsure ones go back to the queue.
+
+    In the audit of a certificate, correct labels are approved, and so are wrong ones that were corrected before the
+    verdict; the last verdict brings the certificate.
 
     Raises:
         AuditError: there is no draw, a number was not drawn or is judged already, or a verdict is unknown.
@@ -117,9 +154,7 @@ def judge(run: str, verdicts: Mapping[int, str], reviewer: str) -> Audit:
     fresh = {n: v for n, v in verdicts.items() if by_number[n]["verdict"] is None}
     if not fresh:
         return audit
-    unsure = [by_number[n]["label_id"] for n, v in fresh.items() if v == UNSURE]
-    wrong = [by_number[n]["label_id"] for n, v in fresh.items() if v not in (CORRECT, UNSURE)]
-    action = actions.judge_labels(record["run"], reviewer, wrong, unsure, audit["_id"])
+    action = actions.judge_labels(record["run"], reviewer, _consequences(record, audit, fresh), audit["_id"])
     time = database.now()
     for number, verdict in fresh.items():
         database.audits().update_one(
@@ -133,12 +168,80 @@ def judge(run: str, verdicts: Mapping[int, str], reviewer: str) -> Audit:
                 }
             },
         )
+    if audit["kind"] == CERTIFICATE:
+        from valflow.certifying import conclude
+
+        conclude(record["run"])
     return latest(record["run"]) or audit
 
 
+def _consequences(
+    record: runs.Record, audit: Audit, verdicts: Mapping[int, str]
+) -> dict[str, list[ObjectId]]:
+    """The states that labels get by their verdicts."""
+    ids = {i["number"]: i["label_id"] for i in audit["items"]}
+    wrong = [ids[n] for n, v in verdicts.items() if v not in (CORRECT, UNSURE)]
+    correct = [ids[n] for n, v in verdicts.items() if v == CORRECT]
+    unsure = [ids[n] for n, v in verdicts.items() if v == UNSURE]
+    if audit["kind"] == SPOT_CHECK:
+        # What it draws is approved already.
+        return {REJECTED: wrong, ledger.UNDECIDED: unsure}
+    corrected = corrected_labels(record, [i for i in audit["items"] if i["label_id"] in set(wrong)])
+    return {REJECTED: [i for i in wrong if i not in corrected], APPROVED: [*correct, *corrected]}
+
+
+def corrected_labels(record: runs.Record, items: Sequence[Mapping[str, Any]]) -> set[ObjectId]:
+    """Those of the drawn labels whose class or shape a person has changed in the review field."""
+    label_type, staging = label_type_of(record), record["staging_field"]
+    samples = [i["sample_id"] for i in items]
+    ids = {i["label_id"] for i in items}
+    query = {"run": record["run"], "sample_id": {"$in": samples}}
+    predicted = {d["_id"]: d for s in database.ledger().find(query, {"predicted": 1}) for d in s["predicted"]}
+    staged = database.samples_of(database.dataset_of(record)).find({"_id": {"$in": samples}}, {staging: 1})
+    compared = ("label", *label_type.geometry)
+    return {
+        label["_id"]
+        for sample in staged
+        for label in (sample.get(staging) or {}).get(label_type.list_name) or []
+        if label["_id"] in ids and any(label.get(a) != predicted[label["_id"]].get(a) for a in compared)
+    }
+
+
 def latest(run: str) -> Audit | None:
-    """The last draw of a run."""
-    return database.audits().find_one({"run": run, "kind": SPOT_CHECK}, sort=[("drawn_at", -1), ("_id", -1)])
+    """The last draw of labels of a run."""
+    of_labels = {"run": run, "kind": {"$in": [SPOT_CHECK, CERTIFICATE]}}
+    return database.audits().find_one(of_labels, sort=[("drawn_at", -1), ("_id", -1)])
+
+
+def certificate_audit(run: str) -> Audit | None:
+    """The draw that the run's certificate rests on."""
+    return database.audits().find_one({"run": run, "kind": CERTIFICATE})
+
+
+def needs_draw(record: runs.Record, audit: Audit | None) -> bool:
+    """Whether a spot-check may be drawn: nothing was drawn yet, or the last draw does not cover what is approved."""
+    return audit is None or uncovered(record, audit) > 0
+
+
+def uncovered(record: runs.Record, audit: Audit) -> int:
+    """Number of approved labels about which the last draw says nothing; none while a certificate waits for verdicts."""
+    if audit["kind"] == SPOT_CHECK:
+        return approved_since(record, audit)
+    is_complete = all(i["verdict"] is not None for i in audit["items"])
+    return approved_unseen(record["run"]) if is_complete else 0
+
+
+def approved_unseen(run: str) -> int:
+    """Number of approved labels of a certified run that a person approved by class or confidence, not one by one."""
+    actions_in_bulk = [
+        a["seq"]
+        for a in actions.history_of(run)
+        if a["event"] == "approve" and a["actor"] != actions.POLICY and not _ONE_BY_ONE & a["selector"].keys()
+    ]
+    if not actions_in_bulk:
+        return 0
+    condition = {"$and": [{"$eq": ["$$l.state", APPROVED]}, {"$in": ["$$l.action", actions_in_bulk]}]}
+    return ledger.count_where({"run": run, "labels.action": {"$in": actions_in_bulk}}, condition)
 
 
 def open_items(run: str) -> list[dict[str, Any]]:
@@ -182,18 +285,21 @@ def approved_since(record: runs.Record, audit: Audit) -> int:
 def summary(audit: Audit) -> dict[str, Any]:
     """What the verdicts say: every verdict but ``correct`` counts as wrong.
 
-    ``upper_bound`` is the exact one-sided bound on the share of wrong labels among those approved at the draw.
+    ``upper_bound`` is the exact one-sided bound on the share of wrong labels among those approved at the draw; None
+    until all is judged, and for the audit of a certificate, which speaks for itself.
     """
     verdicts = Counter(i["verdict"] for i in audit["items"] if i["verdict"] is not None)
     judged = sum(verdicts.values())
     wrong = judged - verdicts[CORRECT]
     complete = judged == len(audit["items"])
+    is_bound = complete and audit["kind"] == SPOT_CHECK
     return {
+        "kind": audit["kind"],
         "drawn": len(audit["items"]),
         "population": audit["population"],
         "judged": judged,
         "wrong": wrong,
-        "upper_bound": float(upper_bound(wrong, judged, CONFIDENCE)) if complete else None,
+        "upper_bound": float(upper_bound(wrong, judged, CONFIDENCE)) if is_bound else None,
         "confidence": CONFIDENCE,
         "seed": audit["seed"],
         "drawn_by": audit["drawn_by"],
@@ -203,9 +309,16 @@ def summary(audit: Audit) -> dict[str, Any]:
     }
 
 
+def population_in_words(audit: Audit) -> str:
+    """What the labels were drawn from."""
+    return "labels that may skip the review" if audit["kind"] == CERTIFICATE else "approved labels"
+
+
 def sentence(result: Mapping[str, Any]) -> str:
     """The result in the words that every report uses."""
     if result["upper_bound"] is None:
+        if result["judged"] == result["drawn"]:
+            return f"{result['wrong']} wrong of {result['judged']}"
         return f"{result['judged']} of {result['drawn']} judged, {result['wrong']} wrong so far"
     return (
         f"{result['wrong']} wrong of {result['judged']}: at most {percent_at_most(result['upper_bound'])} wrong "

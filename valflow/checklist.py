@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import Any
 
-from valflow import actions, audits, ledger, runs
+from valflow import actions, audits, certifying, ledger, runs
 from valflow.label_types import APPROVED, INVALID, PROBLEM_TAGS, REJECTED
 
 DECIDING = ("approve", "reject", "reset", "judge")
@@ -87,20 +87,26 @@ def _problems(record: runs.Record, table: list[dict[str, Any]]) -> tuple[bool, s
 
 
 def _spot_check(record: runs.Record, table: list[dict[str, Any]]) -> tuple[bool, str]:
-    if not sum(r[APPROVED] for r in table):
+    run, certificate = record["run"], record.get("certificate") or {}
+    if certificate.get("state") != certifying.AUDIT and not sum(r[APPROVED] for r in table):
         return True, "nothing is approved, so there is nothing to check"
-    audit = audits.latest(record["run"])
+    audit = audits.latest(run)
     if audit is None:
-        return False, f"none was drawn; draw one with `valflow audit {record['run']}`"
+        return False, f"none was drawn; draw one with `valflow audit {run}`"
     result = audits.summary(audit)
-    if result["upper_bound"] is None:
-        return False, f"{result['judged']} of {result['drawn']} verdicts are there"
-    since = audits.approved_since(record, audit)
+    if result["judged"] < result["drawn"]:
+        return (
+            False,
+            f"{result['judged']} of {result['drawn']} verdicts are there; give them with `valflow audit {run}`",
+        )
+    since = audits.uncovered(record, audit)
     if since:
         return (
             False,
-            f"{since} labels were approved after the draw; draw again with `valflow audit {record['run']}`",
+            f"{since} approved labels are not covered by the draw; draw again with `valflow audit {run}`",
         )
+    if audit["kind"] == audits.CERTIFICATE:
+        return True, certifying.in_words(certificate)
     return (
         True,
         f"{audits.sentence(result)}, seed {result['seed']}, judged by {', '.join(result['reviewers'])}",
@@ -109,6 +115,9 @@ def _spot_check(record: runs.Record, table: list[dict[str, Any]]) -> tuple[bool,
 
 def _thresholds(record: runs.Record) -> tuple[bool, str]:
     thresholds = record["thresholds"]
+    certificate = record.get("certificate")
+    if certificate:
+        return True, certifying.promise_in_words(certificate)
     if thresholds["default"] is None:
         return True, "review_all: no label was approved without a person"
     special = "".join(f", {label}: {value:g}" for label, value in thresholds["per_class"].items())

@@ -4,18 +4,50 @@ from __future__ import annotations
 
 import difflib
 import keyword
+import re
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
+from valflow.certify.bounds import smallest_sample
 from valflow.errors import ConfigError
 
 # Strict: what YAML reads as `true` or as text is a mistake, not a number.
 Share = Annotated[float, Field(ge=0.0, le=1.0, strict=True)]
 Count = Annotated[int, Field(ge=1, strict=True)]
 Flag = Annotated[bool, Field(strict=True)]
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def duration(text: str) -> timedelta:
+    """The length of time that a text such as ``90s``, ``30m``, ``12h``, ``7d`` or ``2w`` stands for.
+
+    Raises:
+        ValueError: it is none, or not longer than nothing.
+    """
+    found = re.fullmatch(r"(\d+)\s*([smhdw])", text.strip())
+    if not found or not int(found[1]):
+        raise ValueError(f"expected a length of time such as 30m, 12h or 7d, found {text!r}")
+    return timedelta(**{_UNITS[found[2]]: int(found[1])})
+
+
+def _is_duration(text: str) -> str:
+    duration(text)
+    return text
+
+
+Duration = Annotated[str, AfterValidator(_is_duration)]
 ChecklistItem = Literal["reviewed", "problems", "spot_check", "thresholds", "issues"]
 
 
@@ -74,13 +106,66 @@ class FixedApproval(Section):
     per_class: dict[str, Share] = Field(default_factory=dict, description="Thresholds of single classes")
 
 
+class LotConfig(Section):
+    """Small recurring runs wait for one another, so that there are enough labels to prove anything about."""
+
+    min_labels: Count = Field(2000, description="Labels with which a lot is large enough to be audited")
+    max_wait: Duration = Field("7d", description="Longest time that a label waits for others")
+
+
+class CertifiedApproval(Section):
+    """Labels skip the review only where a random audit proves that few enough of them are wrong."""
+
+    mode: Literal["certified"] = "certified"
+    max_error: float = Field(
+        0.05,
+        gt=0.0,
+        lt=1.0,
+        strict=True,
+        description="Allowed share of wrong labels among those not looked at",
+    )
+    confidence: float = Field(
+        0.90, ge=0.5, lt=1.0, strict=True, description="Chance that the promise about a group holds, at least"
+    )
+    scope: Literal["auto", "per_class", "pooled", "all_classes"] = Field(
+        "auto",
+        description="auto: a promise per class, small classes share one; per_class: small classes to review; "
+        "pooled: one for everything; all_classes: per class, all of them at once",
+    )
+    min_group: Count = Field(460, description="Fewest labels of a group that is audited")
+    audit: Count | None = Field(
+        None, description="Labels to judge per group; empty chooses what saves most looks"
+    )
+    lot: LotConfig | None = Field(
+        default_factory=LotConfig, description="When small runs are audited together; null: every run at once"
+    )
+    reviewer_miss_rate: float = Field(
+        0.0, ge=0.0, lt=1.0, strict=True, description="Share of wrong labels that reviewers overlook"
+    )
+    features: list[str] = Field(
+        default_factory=list,
+        description="Numbers that predictions carry beside the confidence, e.g. a margin",
+    )
+    second_opinion: str | None = Field(
+        None, min_length=1, description="Field of another model's predictions, compared with these"
+    )
+    ground_truth: str | None = Field(
+        None,
+        min_length=1,
+        description="Field of true labels that judges what is drawn on samples that have it",
+    )
+    seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)] | None = Field(
+        None, description="Of the draw; empty takes a new random one, which is written down"
+    )
+
+
 class ReviewAll(Section):
     """Every label waits for a person."""
 
     mode: Literal["review_all"] = "review_all"
 
 
-ApprovalConfig = Annotated[FixedApproval | ReviewAll, Field(discriminator="mode")]
+ApprovalConfig = Annotated[FixedApproval | CertifiedApproval | ReviewAll, Field(discriminator="mode")]
 
 
 class ReviewConfig(Section):
@@ -200,6 +285,13 @@ class LabelingConfig(Section):
                 f"evaluation.ground_truth and label_field are both {self.label_field!r}; "
                 "labels cannot be compared with themselves"
             )
+        if isinstance(self.approval, CertifiedApproval):
+            problems += _approval_problems(self.approval, self.label_field)
+            if not self.review.required and self.approval.ground_truth is None:
+                problems.append(
+                    "review.required: false, but approval.mode: certified rests on a person's verdicts; drop one of "
+                    "the two, or name approval.ground_truth"
+                )
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -208,6 +300,26 @@ class LabelingConfig(Section):
     def staging_field(self) -> str:
         """Where predictions wait for their review."""
         return f"{self.label_field}_in_review"
+
+
+def _approval_problems(approval: CertifiedApproval, label_field: str) -> list[str]:
+    least = smallest_sample(approval.max_error * (1 - approval.reviewer_miss_rate), approval.confidence)
+    problems = []
+    if approval.audit is not None and approval.audit < least:
+        problems.append(
+            f"approval.audit: expected {least} labels or more, found {approval.audit}; fewer cannot prove at most "
+            f"{approval.max_error:g} wrong at {approval.confidence:g} even if all are right"
+        )
+    if max(approval.audit or 0, least) > approval.min_group:
+        problems.append(
+            f"approval.min_group: expected at least {max(approval.audit or 0, least)}, the labels to judge in a "
+            f"group; found {approval.min_group}. A group that is audited completely has nothing left to certify"
+        )
+    if label_field in (approval.second_opinion, approval.ground_truth):
+        problems.append(
+            f"approval: {label_field!r} is the field to be filled, it cannot judge its own labels"
+        )
+    return problems
 
 
 def _check_identifier(text: str) -> str:
@@ -355,7 +467,7 @@ def _problem(error: dict[str, Any]) -> str:
 _KIND_KEYS = {"model": "kind", "approval": "mode"}
 _KINDS: dict[str, dict[str, type[BaseModel]]] = {
     "model": {"python": PythonModelConfig, "field": FieldModelConfig},
-    "approval": {"fixed": FixedApproval, "review_all": ReviewAll},
+    "approval": {"fixed": FixedApproval, "certified": CertifiedApproval, "review_all": ReviewAll},
 }
 _SECTIONS: dict[str, type[BaseModel]] = {
     "": LabelingConfig,
@@ -364,12 +476,13 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "validation": ValidationConfig,
     "evaluation": EvaluationConfig,
     "export": ExportConfig,
+    "approval.lot": LotConfig,
 }
 
 
 def _known_keys(location: list[str], kind: str | None = None) -> list[str]:
     """Keys of the section at a place; of all its kinds where none is given."""
-    section = location[0] if location else ""
+    section = ".".join(location) if ".".join(location) in _SECTIONS else (location or [""])[0]
     if section in _KINDS:
         models = [model for name, model in _KINDS[section].items() if kind in (None, name)]
     else:

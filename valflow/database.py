@@ -22,6 +22,7 @@ TARGETS = "valflow_targets"
 LEDGER = "valflow_ledger"
 ACTIONS = "valflow_actions"
 AUDITS = "valflow_audits"
+BATCHES = "valflow_batches"
 
 _indexed: set[tuple[Any, str]] = set()
 
@@ -71,6 +72,11 @@ def actions() -> Collection[dict[str, Any]]:
 def audits() -> Collection[dict[str, Any]]:
     """Random draws and their verdicts."""
     return connection()[AUDITS]
+
+
+def batches() -> Collection[dict[str, Any]]:
+    """The labels that a certificate speaks about, in parts, with the scores that they were proposed with."""
+    return connection()[BATCHES]
 
 
 def dataset_of(record: dict[str, Any]) -> Any:
@@ -124,3 +130,5 @@ def _create_indexes(db: Database[dict[str, Any]]) -> None:
     db[LEDGER].create_index([("run", ASCENDING), ("status", ASCENDING)])
     db[ACTIONS].create_index([("run", ASCENDING), ("seq", ASCENDING)], unique=True)
     db[AUDITS].create_index([("run", ASCENDING), ("drawn_at", DESCENDING)])
+    db[AUDITS].create_index([("fingerprint", ASCENDING), ("drawn_at", DESCENDING)])
+    db[BATCHES].create_index([("run", ASCENDING), ("part", ASCENDING)], unique=True)

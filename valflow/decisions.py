@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pymongo import ReturnDocument
 
-from valflow import actions, app_edits, audits, checklist, database, ledger, runs
+from valflow import actions, app_edits, audits, certifying, checklist, database, ledger, runs
 from valflow.errors import DatabaseError, DecisionRefused, IllegalTransition
 from valflow.freezing import digest_of, freeze_labels, frozen_counts
 from valflow.label_types import APPROVED, REJECTED
@@ -64,10 +64,11 @@ def preview(run: str, reviewer: str) -> Preview:
     Raises:
         IllegalTransition: the run is not in review.
         LabelsVanished: labels are gone from the review field without a recorded rejection.
+        CertificateError: the run's certificate does not follow from its verdicts.
         SelectionError: the name is the machine's; labels drawn by hand are taken over under it.
     """
     actions.check_person(reviewer)
-    record = runs.load(run)
+    record = certifying.conclude(run)
     _read_app_edits(record, reviewer)
     claimed = _claim_freeze(record, reviewer)
     try:
@@ -84,11 +85,13 @@ def submit(run: str, decision: Decision) -> runs.Record:
         DecisionRefused: no reviewer, one who may not decide, evidence missing without an override, nothing
             approved, or an approval set that differs from the one the person saw.
         LabelsVanished: labels are gone from the review field without a recorded rejection.
+        CertificateError: the run's certificate does not follow from its verdicts.
     """
     record = runs.load(run)
     _check_reviewer(record, decision)
     if decision.decision == "discard":
         return discard(run, decision)
+    record = certifying.conclude(run)
     _read_app_edits(record, decision.reviewer)
     claimed = _claim_freeze(record, decision.reviewer)
     try:
@@ -300,8 +303,9 @@ def _release_freeze(record: runs.Record) -> None:
 
 def _freeze(record: runs.Record, reviewer: str) -> Preview:
     token = record["freezing"]["token"]
+    certifying.check(record)
     freeze_labels(record, database.dataset_of(record), token, reviewer)
-    digest, labels, samples = digest_of(record["run"], token)
+    digest, labels, samples = digest_of(record, token)
     table = ledger.class_table(record["run"], record["thresholds"])
     items = checklist.evidence(record, table)
     return Preview(

@@ -8,6 +8,7 @@ ValflowError
 ├── StaleAttempt         this process was given up for dead and may not write any more
 ├── SelectionError       a selection of labels that is empty or names what does not exist
 ├── AuditError           a draw or a verdict that cannot be accepted
+├── CertificateError     a certificate that cannot be computed, or does not hold any more
 ├── DecisionRefused      a decision without the evidence, the right or the digest it needs
 ├── LabelsVanished       predicted labels are gone from the review field without a recorded rejection
 ├── InferenceFailed      too many samples could not be labelled
@@ -66,6 +67,10 @@ class SelectionError(ValflowError):
 
 class AuditError(ValflowError):
     """A draw or a verdict cannot be accepted."""
+
+
+class CertificateError(ValflowError):
+    """A certificate cannot be computed from what is there, or what it rests on has changed."""
 
 
 class DecisionRefused(ValflowError):

@@ -32,9 +32,14 @@ def freeze_labels(record: runs.Record, dataset: Any, token: str, reviewer: str) 
     _check_nothing_vanished(record, token)
 
 
-def digest_of(run: str, token: str) -> tuple[str, int, int]:
-    """``(digest, labels, samples)`` of a frozen approval set: SHA-256 over its raw BSON, in order of sample ids."""
-    sha = hashlib.sha256()
+def digest_of(record: runs.Record, token: str) -> tuple[str, int, int]:
+    """``(digest, labels, samples)`` of a frozen approval set.
+
+    SHA-256 over the digest of the certificate, where the run has one, and the raw BSON of the labels in order of
+    sample ids: who confirms a set confirms what was proven about it.
+    """
+    run = record["run"]
+    sha = hashlib.sha256(((record.get("certificate") or {}).get("digest") or "").encode())
     frozen = {"$match": {"run": run, "frozen.token": token, "frozen.labels.0": {"$exists": True}}}
     count = {"$size": "$frozen.labels"}
     content = {"_id": 0, "n": count, "sample_id": 1, "labels": "$frozen.labels"}

@@ -33,10 +33,10 @@ _DUPLICATE = 11000
 _CLASSES_AT_ONCE = 100
 
 
-def open_targets(run: str, sample_ids: Sequence[ObjectId], shard_size: int) -> int:
-    """Write down which samples the run will see, split into shards; returns the number of shards."""
+def open_targets(run: str, sample_ids: Sequence[ObjectId], shard_size: int, first: int = 0) -> int:
+    """Write down which samples the run will see, split into shards from number ``first``; returns how many."""
     parts = [list(sample_ids[i : i + shard_size]) for i in range(0, len(sample_ids), shard_size)]
-    for shard, ids in enumerate(parts):
+    for shard, ids in enumerate(parts, first):
         # Already there: idempotent.
         database.targets().update_one(
             {"run": run, "shard": shard}, {"$setOnInsert": {"sample_ids": ids}}, upsert=True
@@ -276,6 +276,11 @@ def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield batch
 
 
+def total(run: str) -> int:
+    """Number of labels of a run."""
+    return count_where({"run": run, "labels.0": {"$exists": True}}, True)
+
+
 def count_labels(run: str, match: dict[str, Any]) -> int:
     """Number of ledger entries that match, e.g. ``{"action": 3}``."""
     expression = {"$and": [{"$eq": [f"$$l.{k}", v]} for k, v in match.items()]}
@@ -283,7 +288,7 @@ def count_labels(run: str, match: dict[str, Any]) -> int:
     return count_where(query, expression)
 
 
-def count_where(query: dict[str, Any], condition: Expression) -> int:
+def count_where(query: dict[str, Any], condition: Expression | bool) -> int:
     """Number of entries (``$$l``) for which ``condition`` holds, in the documents that match ``query``."""
     size = {"$size": {"$filter": {"input": "$labels", "as": "l", "cond": condition}}}
     groups = list(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from valflow import database, decisions, preflight, runs
+from valflow import database, decisions, lots, preflight, runs
 from valflow.config import LabelingConfig
 from valflow.errors import RunBusy
 from valflow.inference import describe_model, find_targets, open_shards
@@ -51,6 +51,8 @@ def open_run(
     dataset = preflight.check(config, more_problems or [])
     dataset_id = str(dataset._doc.id)
     other = runs.find_open(dataset_id, config.label_field)
+    if other is not None and lots.is_waiting(other) and not runs.is_alive(other):
+        return _join(other, dataset, config, flow_run_id)
     if other is not None:
         taken = _take_over(other, config, flow_run_id)
         if taken is not None:
@@ -126,6 +128,23 @@ def _take_over(other: runs.Record, config: LabelingConfig, flow_run_id: str | No
     if differs and opened.outcome == "run":
         return replace(opened, message=f"{opened.message} with the settings it began with")
     return opened
+
+
+def _join(other: runs.Record, dataset: Any, config: LabelingConfig, flow_run_id: str | None) -> Opened:
+    """Bring what is new into a run that waits for more labels; other settings end its waiting."""
+    try:
+        record = runs.claim(other["run"], flow_run_id)
+    except RunBusy as busy:
+        return Opened("skipped", busy.run, str(busy))
+    if _differs(record["config"], config):
+        lots.close(record, "settings")
+        return Opened(
+            "run", record["run"], f"run {record['run']} waits no longer, because its settings have changed"
+        )
+    taken = lots.take_in(record, dataset, finalized_runs_into(dataset, config.label_field))
+    return Opened(
+        "run", record["run"], f"run {record['run']}, which waits for more labels, takes in {taken} samples"
+    )
 
 
 def _skip(other: runs.Record) -> Opened:

@@ -112,7 +112,7 @@ def _announced(record: runs.Record) -> dict[str, Any]:
 
 
 def _check_frozen(record: runs.Record) -> None:
-    digest, labels, _ = digest_of(record["run"], record["frozen"]["token"])
+    digest, labels, _ = digest_of(record, record["frozen"]["token"])
     if digest != record["frozen"]["digest"]:
         raise PromotionError(
             f"the frozen labels of run {record['run']} are not those that {record['decision']['reviewer']} confirmed: "

@@ -25,6 +25,7 @@ class Event(StrEnum):
     """What can happen to a run. Imperative verbs."""
 
     INFER = "infer"
+    EXTEND = "extend"
     TRIAGE = "triage"
     SUBMIT = "submit"
     VALIDATE = "validate"
@@ -38,6 +39,7 @@ class Event(StrEnum):
 
 TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.CREATED, Event.INFER): State.PREDICTED,
+    (State.PREDICTED, Event.EXTEND): State.CREATED,
     (State.PREDICTED, Event.TRIAGE): State.IN_REVIEW,
     (State.IN_REVIEW, Event.SUBMIT): State.REVIEWED,
     (State.IN_REVIEW, Event.REOPEN): State.IN_REVIEW,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from valflow import database, ledger, runs
-from valflow.config import FixedApproval, LabelingConfig
+from valflow import calibration, certifying, database, ledger, runs
+from valflow.config import CertifiedApproval, FixedApproval, LabelingConfig
 from valflow.fingerprints import take_fingerprints
 from valflow.states import Event, State, is_past
 
@@ -35,6 +35,10 @@ def finish_triage(record: runs.Record, dataset: Any) -> runs.Record:
     if thresholds["default"] is not None:
         record_policy_action(record["run"], thresholds)
         ledger.approve_by_threshold(record["run"], thresholds["default"], thresholds["per_class"])
+    fingerprint = calibration.fingerprint_of(record, dataset)
+    certificate = None
+    if isinstance(config.approval, CertifiedApproval):
+        certificate = certifying.open_audit({**record, "fingerprint": fingerprint}, dataset, fingerprint)
     ledger.mirror_tags(record, dataset)
     table = ledger.class_table(record["run"], thresholds)
     counts = {**record["counts"], **ledger.label_counts(table)}
@@ -47,6 +51,8 @@ def finish_triage(record: runs.Record, dataset: Any) -> runs.Record:
             "counts": counts,
             "class_table": table,
             "thresholds": thresholds,
+            "fingerprint": fingerprint,
+            "certificate": certificate,
             "action_seq": ledger.POLICY_ACTION,
             "review": {"opened_at": database.now()},
         },

@@ -8,18 +8,17 @@ import numpy as np
 import pytest
 
 from valflow.certify import (
-    Arrival,
     LotPolicy,
     Promise,
     audit_sequentially,
     audit_size,
     capital,
+    closes,
     compare_errors,
     compare_scores,
     expected_wait,
     forecast,
     forecast_table,
-    form_lots,
     incomplete_images,
 )
 
@@ -27,49 +26,38 @@ DAY = timedelta(days=1)
 START = datetime(2024, 5, 1, tzinfo=UTC)
 
 
-def night(number: int, labels: int = 300, fingerprint: str = "f") -> Arrival:
-    return Arrival(f"run{number:02d}", fingerprint, labels, START + number * DAY)
-
-
 @pytest.mark.parametrize(
-    ("arrivals", "now", "expected"),
+    ("labels", "nights", "now", "expected"),
     [
-        ([], 0, []),
-        ([night(0)], 0, [(1, None)]),  # waits
-        ([night(0)], 7, [(1, "waited")]),
-        ([night(i) for i in range(4)], 3, [(4, "full")]),  # 1,200 of 1,000
-        ([night(i) for i in range(6)], 5, [(4, "full"), (2, None)]),
-        ([night(i) for i in (3, 0, 2, 1)], 3, [(4, "full")]),  # in any order
-        ([night(0, 5000)], 0, [(1, "full")]),
-        ([night(0, 0)], 0, [(1, None)]),  # nothing predicted
-        (
-            [night(0), night(1, fingerprint="g"), night(2)],
-            2,
-            [(1, "fingerprint"), (1, "fingerprint"), (1, None)],
-        ),
-        ([night(0, 100), night(8, 100)], 8, [(1, "waited"), (1, None)]),  # nobody closed it in time
+        pytest.param(300, [0], 0, None, id="the first waits"),
+        pytest.param(1000, [0], 0, "full", id="large enough at once"),
+        pytest.param(1200, [0, 1, 2, 3], 3, "full", id="large enough together"),
+        pytest.param(0, [0], 0, None, id="nothing predicted"),
+        pytest.param(300, [0, 1], 5, None, id="another night is left"),
+        pytest.param(300, [0, 1], 6, "waited", id="the next night would be too late"),
+        pytest.param(300, [0], 7, "waited", id="nobody came again"),
+        pytest.param(300, [0, 8], 8, "waited", id="nobody closed it in time"),
     ],
 )
-def test_lots(arrivals, now, expected):
-    lots = form_lots(arrivals, LotPolicy(1000, 7 * DAY), START + now * DAY)
-    assert [(len(lot.arrivals), lot.closed) for lot in lots] == expected
-    assert sum(lot.labels for lot in lots) == sum(a.labels for a in arrivals)
-    assert all(lot.due - lot.arrivals[0].since == 7 * DAY for lot in lots)
+def test_lots(labels, nights, now, expected):
+    times = [START + n * DAY for n in nights]
+    assert closes(labels, times, START + now * DAY, LotPolicy(1000, 7 * DAY)) == expected
 
 
 def test_nothing_waits_longer_than_allowed():
     rng = np.random.default_rng(0)
-    arrivals = [night(i, int(rng.integers(0, 400))) for i in range(40)]
     policy = LotPolicy(2000, 5 * DAY)
-    for today in range(40):
-        for lot in form_lots(arrivals[: today + 1], policy, START + today * DAY):
-            if lot.closed is None:
-                assert START + today * DAY - lot.arrivals[0].since < policy.max_wait
-
-
-def test_drift_closes_a_lot():
-    lots = form_lots([night(0), night(1)], LotPolicy(1000), START + DAY, breaks=["run01"])
-    assert [lot.closed for lot in lots] == ["drift", None]
+    arrivals, labels, waits = [], 0, []
+    for night in range(200):
+        # The clock of a scheduler is never quite on time.
+        now = START + night * DAY + timedelta(seconds=int(rng.integers(0, 60)))
+        arrivals.append(now)
+        labels += int(rng.integers(0, 600))
+        if closes(labels, arrivals, now, policy):
+            waits.append(now - arrivals[0])
+            arrivals, labels = [], 0
+    assert len(waits) > 30
+    assert max(waits) <= policy.max_wait
 
 
 @pytest.mark.parametrize(
@@ -77,8 +65,8 @@ def test_drift_closes_a_lot():
     [
         (lambda: LotPolicy(0), "min_labels"),
         (lambda: LotPolicy(10, timedelta(0)), "max_wait"),
-        (lambda: form_lots([night(0), night(0)], LotPolicy(), START), "every run once"),
-        (lambda: form_lots([night(0, -1)], LotPolicy(), START), "negative"),
+        (lambda: closes(-1, [START], START, LotPolicy()), "0 or more labels"),
+        (lambda: closes(1, [], START, LotPolicy()), "an arrival"),
         (lambda: expected_wait(0, DAY, LotPolicy()), "more than 0"),
     ],
 )

@@ -210,7 +210,7 @@ class TestSubmit:
         record = runs.load(run)
         assert record["decision"]["reviewer"] == won[0]
         assert [h["event"] for h in record["history"]].count("submit") == 1
-        assert decisions.digest_of(run, record["frozen"]["token"])[:2] == (record["frozen"]["digest"], 6)
+        assert decisions.digest_of(record, record["frozen"]["token"])[:2] == (record["frozen"]["digest"], 6)
 
     def test_a_second_decider_is_told_who_decided(self, run: str) -> None:
         judge_all(run)
@@ -376,7 +376,7 @@ class TestContent:
         remove_label(dataset, STAGED, ids_where(run, state="approved")[1])
         assert len(frozen_labels(run)) == 6
         assert frozen_labels(run)[label]["label"] == "cat"
-        assert decisions.digest_of(run, record["frozen"]["token"])[0] == record["frozen"]["digest"]
+        assert decisions.digest_of(record, record["frozen"]["token"])[0] == record["frozen"]["digest"]
 
 
 class TestDrawn:

@@ -12,7 +12,7 @@ from valflow.states import OPEN_STATES, SHOWN_AS, TRANSITIONS, Event, State, adv
 # Written out once more, by hand: a changed table must be a decision.
 ALLOWED = {
     "CREATED": {"infer": "PREDICTED", "discard": "DISCARDED", "fail": "FAILED"},
-    "PREDICTED": {"triage": "IN_REVIEW", "discard": "DISCARDED", "fail": "FAILED"},
+    "PREDICTED": {"extend": "CREATED", "triage": "IN_REVIEW", "discard": "DISCARDED", "fail": "FAILED"},
     "IN_REVIEW": {"submit": "REVIEWED", "reopen": "IN_REVIEW", "discard": "DISCARDED"},
     "REVIEWED": {"validate": "VALIDATED", "reopen": "IN_REVIEW", "discard": "DISCARDED", "fail": "FAILED"},
     "VALIDATED": {

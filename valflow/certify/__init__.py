@@ -15,7 +15,7 @@ from valflow.certify.drift import Drift, compare_errors, compare_scores
 from valflow.certify.features import box_shapes, entropies, margins, neighbour_overlaps, second_opinions
 from valflow.certify.groups import Group, group_labels
 from valflow.certify.history import fingerprint
-from valflow.certify.lots import Arrival, Lot, LotPolicy, expected_wait, form_lots
+from valflow.certify.lots import LotPolicy, closes, expected_wait
 from valflow.certify.planning import (
     Forecast,
     audit_size,
@@ -25,6 +25,8 @@ from valflow.certify.planning import (
     sample_for_errors,
 )
 from valflow.certify.proposal import (
+    CORRECT,
+    UNSURE,
     VERDICTS,
     Draw,
     GroupProposal,
@@ -43,11 +45,12 @@ from valflow.certify.sequential import Stop, audit_sequentially, capital
 from valflow.certify.walk import TWO_CHAINS, RegionTest, Start, Walk, walk_regions
 
 __all__ = [
+    "CORRECT",
     "FRACTIONS",
     "LEVELS",
     "TWO_CHAINS",
+    "UNSURE",
     "VERDICTS",
-    "Arrival",
     "Certificate",
     "Design",
     "Draw",
@@ -56,7 +59,6 @@ __all__ = [
     "Group",
     "GroupProposal",
     "GroupResult",
-    "Lot",
     "LotPolicy",
     "Promise",
     "Proposal",
@@ -77,6 +79,7 @@ __all__ = [
     "check_first",
     "check_unchanged",
     "choose_design",
+    "closes",
     "compare_errors",
     "compare_scores",
     "draw_audit",
@@ -86,7 +89,6 @@ __all__ = [
     "fit_scores",
     "forecast",
     "forecast_table",
-    "form_lots",
     "group_labels",
     "hypergeometric_cdf",
     "incomplete_images",

@@ -1,19 +1,21 @@
-"""Small runs wait together: consecutive runs with the same fingerprint are one finite batch, drawn once."""
+"""Small runs wait together, so that there are enough labels to prove anything: one finite batch, drawn for once."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
-Reason = Literal["full", "waited", "drift", "fingerprint"]
+Reason = Literal["full", "waited"]
+
+# No scheduler is quite on time.
+_LATENESS = 1.05
 
 
 @dataclass(frozen=True)
 class LotPolicy:
-    """When a lot closes.
+    """When a lot closes. Verdicts play no part, or the draw would depend on them.
 
     Attributes:
         min_labels: labels with which it is large enough, 1 or more.
@@ -30,89 +32,27 @@ class LotPolicy:
             raise ValueError(f"expected max_wait to be longer than nothing, found {self.max_wait}")
 
 
-@dataclass(frozen=True)
-class Arrival:
-    """The labels of one run that wait in a lot.
+def closes(labels: int, arrivals: list[datetime], now: datetime, policy: LotPolicy) -> Reason | None:
+    """Whether a lot closes now, and why; None while it waits for more.
 
-    Attributes:
-        run: its key.
-        fingerprint: of the model and everything else that gives a score its meaning.
-        labels: number of them, 0 or more.
-        since: when they began to wait, with a time zone.
-    """
-
-    run: str
-    fingerprint: str
-    labels: int
-    since: datetime
-
-
-@dataclass(frozen=True)
-class Lot:
-    """Runs that are certified together.
-
-    Attributes:
-        arrivals: in the order in which they came; all of one fingerprint.
-        closed: why it is closed, None while it waits for more.
-        due: when it closes at the latest.
-    """
-
-    arrivals: tuple[Arrival, ...]
-    closed: Reason | None
-    due: datetime
-
-    @property
-    def labels(self) -> int:
-        """Labels of all its runs."""
-        return sum(a.labels for a in self.arrivals)
-
-
-def form_lots(
-    arrivals: Sequence[Arrival],
-    policy: LotPolicy,
-    now: datetime,
-    breaks: Sequence[str] = (),
-) -> tuple[Lot, ...]:
-    """Put waiting runs into lots.
-
-    A lot takes runs in order of time until it is full. It closes when it is full, when its oldest label has
-    waited for ``max_wait``, when a later run has another fingerprint, and before a run of ``breaks``. What a
-    closed lot cannot certify is reviewed; it never waits for another lot. Verdicts play no part.
+    It closes when it is large enough, and at the last chance before its oldest labels have waited too long: the next
+    arrival is expected as long after the last one as that came after the one before, and a little later.
 
     Args:
-        arrivals: everything that waits, in any order.
-        policy: when a lot closes.
+        labels: in the lot, 0 or more.
+        arrivals: when labels came, in order, 1 or more times, with time zones.
         now: the time, with a time zone.
-        breaks: runs with which the scores are suspected to have changed.
+        policy: when a lot closes.
 
     Raises:
-        ValueError: a run waits twice, or has a negative number of labels.
+        ValueError: the number of labels is negative, or nothing ever came.
     """
-    ordered = sorted(arrivals, key=lambda a: (a.since, a.run))
-    repeated = {a.run for a in ordered if [b.run for b in ordered].count(a.run) > 1}
-    if repeated:
-        raise ValueError(f"expected every run once, found {', '.join(sorted(repeated))} again")
-    if any(a.labels < 0 for a in ordered):
-        raise ValueError("expected 0 or more labels per run, found a negative number")
-    lots: list[list[Arrival]] = []
-    reasons: list[Reason | None] = []
-    for arrival in ordered:
-        if lots and reasons[-1] is None:
-            if arrival.fingerprint != lots[-1][-1].fingerprint:
-                reasons[-1] = "fingerprint"
-            elif arrival.run in breaks:
-                reasons[-1] = "drift"
-            elif arrival.since - lots[-1][0].since >= policy.max_wait:
-                reasons[-1] = "waited"
-        if not lots or reasons[-1] is not None:
-            lots.append([])
-            reasons.append(None)
-        lots[-1].append(arrival)
-        if sum(a.labels for a in lots[-1]) >= policy.min_labels:
-            reasons[-1] = "full"
-    if lots and reasons[-1] is None and now - lots[-1][0].since >= policy.max_wait:
-        reasons[-1] = "waited"
-    return tuple(Lot(tuple(a), r, a[0].since + policy.max_wait) for a, r in zip(lots, reasons, strict=True))
+    if labels < 0 or not arrivals:
+        raise ValueError(f"expected 0 or more labels and an arrival, found {labels} and {len(arrivals)}")
+    if labels >= policy.min_labels:
+        return "full"
+    interval = arrivals[-1] - arrivals[-2] if len(arrivals) > 1 else timedelta(0)
+    return "waited" if now + _LATENESS * interval >= arrivals[0] + policy.max_wait else None
 
 
 def expected_wait(labels_per_run: float, time_between: timedelta, policy: LotPolicy) -> timedelta:

@@ -45,12 +45,13 @@ def tag(options: Any) -> Result:
 
 def audit(options: Any) -> Result:
     """`valflow audit`: draw where nothing is drawn, then take verdicts."""
-    from valflow import audits, runs
+    from valflow import audits, certifying, runs
+    from valflow.certify import VERDICTS
 
     run, reviewer = _key(options), reviewer_of(options)
-    record = runs.load(run)
+    record = certifying.conclude(run)
     current = audits.latest(run)
-    drawn_now = current is None or bool(audits.approved_since(record, current))
+    drawn_now = audits.needs_draw(record, current)
     if current is None or drawn_now:
         verdicts = _read_verdicts(options.verdicts) if options.verdicts else None
         if verdicts:
@@ -69,15 +70,17 @@ def audit(options: Any) -> Result:
         current = _ask(record, current, reviewer, sheet)
     summary = audits.summary(current)
     lines = [
-        f"{'drew' if drawn_now else 'the draw has'} {summary['drawn']} of {summary['population']} approved labels "
-        f"(seed {summary['seed']})",
+        f"{'drew' if drawn_now else 'the draw has'} {summary['drawn']} of {summary['population']} "
+        f"{audits.population_in_words(current)} (seed {summary['seed']})",
         f"contact sheet: {sheet}",
         audits.sentence(summary),
     ]
-    if summary["upper_bound"] is None:
+    if current["kind"] == audits.CERTIFICATE:
+        lines += certifying.sentences(runs.load(run)["certificate"])
+    if summary["judged"] < summary["drawn"]:
         lines.append(
             f"judge with: valflow audit {run} --verdicts FILE.csv   (columns number,verdict; "
-            f"verdicts: {', '.join(audits.VERDICTS)})"
+            f"verdicts: {', '.join(VERDICTS)})"
         )
     return Result(
         "\n".join(lines),
@@ -157,9 +160,10 @@ def _draw_sheet(record: dict[str, Any], current: dict[str, Any], path: str | Non
 
 def _ask(record: dict[str, Any], current: dict[str, Any], reviewer: str, sheet: Path) -> dict[str, Any]:
     from valflow import audits
+    from valflow.certify import CORRECT, VERDICTS
 
     print(f"Look at {sheet} and judge each number; Enter means correct, q stops (the rest can follow later).")
-    letters = {v[0]: v for v in audits.VERDICTS}
+    letters = {v[0]: v for v in VERDICTS}
     print("  " + ", ".join(f"{k}: {v}" for k, v in letters.items()))
     verdicts: dict[int, str] = {}
     for item in audits.items_with_labels(record, current):
@@ -168,9 +172,9 @@ def _ask(record: dict[str, Any], current: dict[str, Any], reviewer: str, sheet: 
         answer = input(f"{item['number']:>4}  {item['label']['label']}: ").strip().lower()
         if answer == "q":
             break
-        verdict = letters.get(answer[:1], answer) if answer else audits.CORRECT
-        while verdict not in audits.VERDICTS:
-            answer = input(f"      expected one of {', '.join(audits.VERDICTS)}: ").strip().lower()
-            verdict = letters.get(answer[:1], answer) if answer else audits.CORRECT
+        verdict = letters.get(answer[:1], answer) if answer else CORRECT
+        while verdict not in VERDICTS:
+            answer = input(f"      expected one of {', '.join(VERDICTS)}: ").strip().lower()
+            verdict = letters.get(answer[:1], answer) if answer else CORRECT
         verdicts[item["number"]] = verdict
     return audits.judge(record["run"], verdicts, reviewer)
