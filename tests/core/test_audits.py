@@ -143,7 +143,7 @@ class TestJudge:
         summary = audits.summary(audits.judge(run, {1: "correct"}, "ann"))
         assert (summary["judged"], summary["upper_bound"]) == (1, None)
         assert audits.sentence(summary) == "1 of 3 judged, 0 wrong so far"
-        assert evidence(run) == (False, "1 of 3 verdicts are there")
+        assert evidence(run) == (False, f"1 of 3 verdicts are there; give them with `valflow audit {run}`")
         audits.judge(run, {1: "correct", 2: "correct"}, "bob")  # what is known may be said again
         summary = audits.summary(audits.judge(run, {3: "correct"}, "bob"))
         assert summary["upper_bound"] == pytest.approx(1 - 0.05 ** (1 / 3))
@@ -202,7 +202,7 @@ class TestStale:
             audits.draw(run, "ann", seed=2)
         actions.approve(run, Selection(classes=("cat",)), "ann")
         assert evidence(run) == (
-            False, f"4 labels were approved after the draw; draw again with `valflow audit {run}`"
+            False, f"4 approved labels are not covered by the draw; draw again with `valflow audit {run}`"
         )  # fmt: skip
         assert audits.draw(run, "ann", seed=2)["population"] == 16
         judge_verdicts = dict.fromkeys(range(1, 17), "correct")
@@ -222,7 +222,7 @@ class TestStale:
         assert counts(run)["approved"] == 12
         audits.judge(run, numbers(audit), "ann")
         assert evidence(run) == (
-            False, f"6 labels were approved after the draw; draw again with `valflow audit {run}`"
+            False, f"6 approved labels are not covered by the draw; draw again with `valflow audit {run}`"
         )  # fmt: skip
         assert audits.draw(run, "ann", seed=2)["population"] == 12
 
@@ -245,7 +245,7 @@ class TestStale:
         actions.reject(run, one, "ann")
         actions.undo(run, "ann")
         audits.judge(run, numbers(audit), "ann")
-        assert evidence(run)[1].startswith("1 labels were approved after the draw")
+        assert evidence(run)[1].startswith("1 approved labels are not covered by the draw")
 
     def test_finalization_asks_for_it(self, run: str) -> None:
         with pytest.raises(DecisionRefused, match=r"evidence is missing.*none was drawn") as caught:

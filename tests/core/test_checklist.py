@@ -102,7 +102,10 @@ CASES = {
         "spot_check", True, "nothing is approved", lambda run: judge_all(run, "bad_box")
     ),
     "spot check: labels approved since": Case(
-        "spot_check", False, "1 labels were approved after the draw", _in_turn(judge_all, _approve(CATS))
+        "spot_check",
+        False,
+        "1 approved labels are not covered by the draw",
+        _in_turn(judge_all, _approve(CATS)),
     ),
     "spot check: labels rejected since": Case(
         "spot_check", True, "0 wrong of 2", _in_turn(judge_all, _reject(CATS))

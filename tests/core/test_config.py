@@ -91,8 +91,8 @@ def test_a_stored_configuration_loads_again() -> None:
             id="kind",
         ),
         pytest.param(
-            {"approval": {"mode": "certified"}},
-            "approval.mode: expected one of 'fixed', 'review_all', found 'certified'",
+            {"approval": {"mode": "guessed"}},
+            "approval.mode: expected one of 'fixed', 'certified', 'review_all', found 'guessed'",
             id="mode",
         ),
         pytest.param({"model": {"kind": "python"}}, "model.path: required, but missing", id="no-path"),

@@ -420,7 +420,7 @@ class TestDrawn:
     def test_asks_for_a_draw_that_covers_it(self, run: str, dataset: Any) -> None:
         judge_all(run)
         draw_label(dataset, STAGED, dataset.first().id)
-        with pytest.raises(DecisionRefused, match="1 labels were approved after the draw"):
+        with pytest.raises(DecisionRefused, match="1 approved labels are not covered by the draw"):
             decisions.submit(run, Decision("finalize", "ann"))
         assert audits.draw(run, "ann")["population"] == 7
 
