@@ -214,7 +214,9 @@ def total(outcomes: Sequence[Outcome]) -> Outcome:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run both parts; fails where a label waited too long, or more promises broke than chance allows."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scenes", type=int, default=1500, help="images of a large run (default: %(default)s)")
+    parser.add_argument(
+        "--scenes", type=int, default=1500, help="images of a large run (default: %(default)s)"
+    )
     parser.add_argument("--runs", type=int, default=4, help="large runs (default: %(default)s)")
     parser.add_argument("--nights", type=int, default=30, help="small runs (default: %(default)s)")
     options = parser.parse_args(arguments)

@@ -336,6 +336,8 @@ def bounds_of(field: FieldInfo) -> str:
     low = limits.get("ge", limits.get("gt"))
     if low is not None:
         low_words = f"above {low:g}" if "gt" in limits else f"{low:g}"
+        if "lt" in limits and limits["lt"] <= 1:
+            return f"{low_words}, below {limits['lt']:g}"
         if "le" not in limits:
             return f"{low_words} or more"
         return f"{low_words}{',' if 'gt' in limits else ''} to {limits['le']:g}"
@@ -365,8 +367,8 @@ def test_every_key_is_documented_with_default_and_bounds() -> None:
     expected: dict[str, tuple[str, str]] = {}
     for key, field in keys_of(LabelingConfig):
         if key in ("model.kind", "approval.mode"):  # two sections, told apart by this key
-            choices = {"model.kind": "`python`, `field`", "approval.mode": "`fixed`, `review_all`"}[key]
-            expected[key] = ("required" if key == "model.kind" else "`fixed`", choices)
+            kinds = {"model.kind": "`python`, `field`", "approval.mode": "`fixed`, `certified`, `review_all`"}
+            expected[key] = ("required" if key == "model.kind" else "`fixed`", kinds[key])
             continue
         default: Any = field.get_default(call_default_factory=True)
         told = "required" if field.is_required() else f"`{_as_yaml(default)}`"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from valflow import database
-from valflow.config import FieldModelConfig, FixedApproval, LabelingConfig
+from valflow.config import CertifiedApproval, FieldModelConfig, FixedApproval, LabelingConfig
 from valflow.errors import ConfigError, EvaluationError
 from valflow.inference import prediction_classes
 from valflow.label_types import BY_FIELD_CLASS
@@ -58,6 +58,7 @@ def check(config: LabelingConfig, more_problems: Sequence[str] = ()) -> Any:
         _label_field_problems,
         _run_key_problems,
         _model_problems,
+        _approval_field_problems,
         _ground_truth_problems,
     ):
         problems += part(config, dataset)
@@ -179,6 +180,13 @@ def _class_problems(config: LabelingConfig, known: Sequence[str]) -> list[str]:
             if c not in known
         ]
     return problems
+
+
+def _approval_field_problems(config: LabelingConfig, dataset: Any) -> list[str]:
+    if not isinstance(config.approval, CertifiedApproval):
+        return []
+    named = {key: getattr(config.approval, key) for key in ("second_opinion", "ground_truth")}
+    return [p for key, name in named.items() if name for p in _type_problem(f"approval.{key}", dataset, name)]
 
 
 def _ground_truth_problems(config: LabelingConfig, dataset: Any) -> list[str]:

@@ -57,6 +57,19 @@ def _file_in_the_way(dataset: Any, folder: Path) -> None:
 
 CASES = {
     "unknown key": Bad(("min_confidnce", "did you mean 'min_confidence'"), {"min_confidnce": 0.2}),
+    "second opinion missing": Bad(
+        ("approval.second_opinion: there is no label field 'pref'", "did you mean 'pred'"),
+        {"approval": {"mode": "certified", "second_opinion": "pref"}},
+    ),
+    "verdicts from a field of another type": Bad(
+        ("approval.ground_truth: expected a field of Detections", "holds Classification"),
+        {"approval": {"mode": "certified", "ground_truth": "weather"}},
+        _classification,
+    ),
+    "nobody to ask for verdicts": Bad(
+        ("approval.mode: certified rests on a person's verdicts",),
+        {"approval": {"mode": "certified"}, "review": {"required": False}},
+    ),
     "unknown key in a section": Bad(("target.onyl", "did you mean 'only'"), {"target": {"onyl": "new"}}),
     "required key missing": Bad(("model: required, but missing",), {"model": None}),
     "wrong type": Bad(("batch_size", "'many'"), {"batch_size": "many"}),
