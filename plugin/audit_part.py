@@ -6,7 +6,7 @@ from typing import Any
 
 import fiftyone.operators.types as types
 
-from valflow import audits, runs
+from valflow import audits, certifying, runs
 from valflow.certify import CORRECT
 from valflow.errors import SelectionError
 
@@ -73,7 +73,10 @@ class AuditPart:
 
     def _judge(self, ctx: Any, record: runs.Record, verdicts: dict[int, str], reviewer: str) -> None:
         audit = audits.judge(record["run"], verdicts, reviewer)
-        ctx.ops.notify(audits.sentence(audits.summary(audit)), variant="success")
+        sentence = audits.sentence(audits.summary(audit))
+        if audit["kind"] == audits.CERTIFICATE and not audits.open_items(record["run"]):
+            sentence = certifying.in_words(runs.load(record["run"])["certificate"])
+        ctx.ops.notify(sentence, variant="success")
         ctx.ops.clear_selected_samples()
         ctx.ops.clear_selected_labels()
         if not audits.open_items(record["run"]):
