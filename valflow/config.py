@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import difflib
 import keyword
+import re
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from valflow.errors import ConfigError
 
@@ -16,6 +27,38 @@ from valflow.errors import ConfigError
 Share = Annotated[float, Field(ge=0.0, le=1.0, strict=True)]
 Count = Annotated[int, Field(ge=1, strict=True)]
 Flag = Annotated[bool, Field(strict=True)]
+_DURATION = re.compile(r"([1-9][0-9]*)([dhms])")
+_SECONDS_PER = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
+LONGEST_DURATION = timedelta(days=3650)
+
+
+def duration(text: object) -> timedelta:
+    """The length of a ``Duration``: a whole number and one of d (24 hours), h, m (minutes), s.
+
+    Raises:
+        ValueError: it is no such text, or longer than ten years.
+    """
+    match = _DURATION.fullmatch(text) if isinstance(text, str) else None
+    if match is None:
+        raise ValueError(f"expected a duration such as 7d, 12h, 30m or 90s, found {text!r}")
+    # Compared as a number: Python's own lengths of time overflow.
+    seconds = int(match[1]) * _SECONDS_PER[match[2]]
+    if seconds > LONGEST_DURATION.total_seconds():
+        raise ValueError(f"expected a duration of at most {LONGEST_DURATION.days}d, found {text!r}")
+    return timedelta(seconds=seconds)
+
+
+def _check_duration(text: object) -> object:
+    duration(text)
+    return text
+
+
+# Kept as the person wrote it; ``duration(text)`` is its length.
+Duration = Annotated[
+    str,
+    BeforeValidator(_check_duration),
+    WithJsonSchema({"type": "string", "pattern": f"^{_DURATION.pattern}$", "examples": ["7d", "12h"]}),
+]
 ChecklistItem = Literal["reviewed", "problems", "spot_check", "thresholds", "issues"]
 
 
@@ -93,6 +136,9 @@ class ReviewConfig(Section):
         default_factory=list, description="Who may decide; empty: anybody with a name"
     )
     note: str | None = Field(None, description="Shown to the reviewer")
+    remind_after: Duration | None = Field(
+        None, description="Tell again that the run waits, each time after this long (2d, 12h); empty: never"
+    )
     checklist: list[ChecklistItem] = Field(["spot_check"], description="Evidence that finalization demands")
 
 
