@@ -10,8 +10,11 @@ from prefect.input import RunInput
 from prefect.runtime import deployment, flow_run
 from pydantic import Field
 
+from tasks.events import emit_once
 from valflow import decisions, runs
-from valflow.errors import DecisionRefused, LabelsVanished
+from valflow.errors import DecisionRefused, LabelsVanished, StackError
+from valflow.reminders import plan_reminder
+from valflow.reporting import current_view
 from valflow.review_app import address_of
 from valflow.review_page import waiting_markdown
 from valflow.states import State, is_past
@@ -53,6 +56,7 @@ def ask_for_decision(run: str) -> bool:
         decisions.submit_by_policy(run)
         return True
     if deployment.id is None:
+        _tell_that_it_waits(record)
         return False
     answer = _suspend(record)
     if runs.load(run)["state"] != State.IN_REVIEW.value:
@@ -63,6 +67,15 @@ def ask_for_decision(run: str) -> bool:
         get_run_logger().warning("review: %s", refusal)
         decisions.reopen(runs.load(run), reason=str(refusal), actor=answer.reviewer)
     return True
+
+
+def _tell_that_it_waits(record: runs.Record) -> None:
+    """Once in each round, and again every ``review.remind_after``."""
+    emit_once("waiting", record, current_view(record)["counts"])
+    try:
+        plan_reminder(record)
+    except StackError as error:  # the review is worth more than its reminder
+        get_run_logger().warning("review: nobody will be reminded: %s", error)
 
 
 def _as_decision(answer: ReviewDecision) -> decisions.Decision:
@@ -84,5 +97,6 @@ def _suspend(record: runs.Record) -> ReviewDecision:
         {"suspended_in": flow_run.id, "flow_run_id": flow_run.id, "prefect_url": flow_run.ui_url},
     )
     record = runs.load(record["run"])
+    _tell_that_it_waits(record)
     form = ReviewDecision.with_initial_data(description=waiting_markdown(record, address_of(record)))
     return suspend_flow_run(wait_for_input=form, key=key, timeout=None)

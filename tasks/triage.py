@@ -9,7 +9,6 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from expectations.gate import failing_labels
 from expectations.loader import load_suite
-from tasks.report import emit
 from valflow import database, ledger, runs
 from valflow import triage as stage
 from valflow.config import LabelingConfig
@@ -47,7 +46,6 @@ def open_review(run: str) -> dict[str, int]:
     create_markdown_artifact(
         waiting_markdown(record, address_of(record)), key="valflow-review", description=f"{run} awaits review"
     )
-    emit("waiting", record, record["counts"])
     counts: dict[str, int] = record["counts"]
     get_run_logger().info(
         "triage: %(predicted)d labels, %(approved)d approved by threshold, %(undecided)d wait, %(invalid)d invalid",

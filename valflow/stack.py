@@ -80,7 +80,7 @@ class Stack:
         app: bool = True,
         ports: Ports | None = None,
         usual_ports: Ports | None = None,
-        deployments: tuple[schedules.Deployment, ...] = (schedules.LABEL_DATASET,),
+        deployments: tuple[schedules.Deployment, ...] = schedules.DEPLOYMENTS,
         env: Mapping[str, str] | None = None,
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
@@ -294,21 +294,20 @@ class Stack:
         )
 
     def _deploy(self) -> None:
-        for deployment in self._deployments:
-            env = {**os.environ, **self._child_environment()}
-            done = subprocess.run(
-                [sys.executable, "-m", "valflow.schedules", json.dumps(asdict(deployment))],
-                env={key: value for key, value in env.items() if value is not None},
-                cwd=self.home,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if done.returncode != 0:
-                raise StackError(
-                    f"cannot deploy {deployment.flow}/{deployment.name}: {done.stderr.strip()[-2000:]}"
-                )
-            self.deployment_ids[deployment.name] = done.stdout.split()[-1]
+        env = {**os.environ, **self._child_environment()}
+        wanted = json.dumps([asdict(deployment) for deployment in self._deployments])
+        done = subprocess.run(
+            [sys.executable, "-m", "valflow.schedules", wanted],
+            env={key: value for key, value in env.items() if value is not None},
+            cwd=self.home,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        names = [deployment.name for deployment in self._deployments]
+        if done.returncode != 0:
+            raise StackError(f"cannot deploy {', '.join(names)}: {done.stderr.strip()[-2000:]}")
+        self.deployment_ids.update(zip(names, done.stdout.split()[-len(names) :], strict=True))
 
     def _child_environment(self) -> dict[str, str | None]:
         path = [str(self.home), *_code_folder(), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
