@@ -6,10 +6,17 @@ from typing import Any
 
 from prefect.events import emit_event
 from prefect.runtime import flow_run
+from prefect.utilities.urls import url_for
 
 from valflow import runs
 from valflow.config import LabelingConfig
 from valflow.notices import Notice, What, notice, notice_without_run
+
+
+def page() -> str | None:
+    """Address of this flow run's page; None without a server that has pages."""
+    # Prefect's own flow_run.ui_url is the address of an older interface.
+    return url_for("flow-run", obj_id=flow_run.id) if flow_run.id else None
 
 
 def emit_once(what: What, record: runs.Record, facts: dict[str, Any]) -> None:
@@ -26,7 +33,7 @@ def emit(what: What, record: runs.Record, facts: dict[str, Any]) -> None:
         record: the run.
         facts: what programs want to know; see ``notice``.
     """
-    record = {**record, "prefect_url": record.get("prefect_url") or flow_run.ui_url}
+    record = {**record, "prefect_url": record.get("prefect_url") or page()}
     payload = {
         "run": record["run"],
         "dataset": record["dataset"],
@@ -46,7 +53,7 @@ def emit_failed_start(config: LabelingConfig, reason: str) -> None:
         "reason": reason,
     }
     name = config.run_name or config.dataset
-    _emit("failed", str(flow_run.id), name, payload, notice_without_run(config, reason, flow_run.ui_url))
+    _emit("failed", str(flow_run.id), name, payload, notice_without_run(config, reason, page()))
 
 
 def _emit(what: What, identifier: str, name: str, payload: dict[str, Any], told: Notice) -> None:

@@ -10,7 +10,7 @@ from prefect.input import RunInput
 from prefect.runtime import deployment, flow_run
 from pydantic import Field
 
-from tasks.events import emit_once
+from tasks.events import emit_once, page
 from valflow import decisions, runs
 from valflow.errors import DecisionRefused, LabelsVanished, StackError
 from valflow.reminders import plan_reminder
@@ -94,7 +94,7 @@ def _suspend(record: runs.Record) -> ReviewDecision:
     key = f"review-{flow_run.run_count}-r{record['round']}"
     runs.update(
         runs.fence_of(record),
-        {"suspended_in": flow_run.id, "flow_run_id": flow_run.id, "prefect_url": flow_run.ui_url},
+        {"suspended_in": flow_run.id, "flow_run_id": flow_run.id, "prefect_url": page()},
     )
     record = runs.load(record["run"])
     _tell_that_it_waits(record)

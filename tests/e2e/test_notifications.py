@@ -83,7 +83,7 @@ def test_one_message_when_a_run_waits_and_one_when_it_is_final(
     assert "4 of 8 labels on 2 samples wait for a person; 4 are approved, 0 fail a check." in waiting["text"]
     assert f"dataset {pets.name}, label field pets, run {record['run']}" in waiting["text"]
     lines = waiting["text"].splitlines()
-    assert f"Prefect: {in_stack.ui_url}/runs/flow-run/{record['flow_run_id']}" in lines
+    assert f"Prefect: {prefect_api.ui_url(record['flow_run_id'])}" in lines
     assert f"Review: {review_app.address_of(record, in_stack.app_url)}" in lines
     assert record["workspace"] in waiting["text"]
     for markup in ("<", ">", "@", "{", "https://"):
@@ -111,7 +111,7 @@ def test_one_message_for_each_way_to_fail(receiver: Receiver, pets: Any, tmp_pat
     receiver.wait_for(lambda: len(receiver.messages) > 0)
     assert receiver.messages[0]["subject"] == f"valflow: Run failed: {pets.name}"
     assert "It could not start: ConfigError" in receiver.messages[0]["text"]
-    assert f"/runs/flow-run/{flow_run}" in receiver.messages[0]["text"]
+    assert prefect_api.ui_url(flow_run) in receiver.messages[0]["text"]
 
     for sample in pets:
         Path(sample.filepath).unlink()
@@ -121,7 +121,7 @@ def test_one_message_for_each_way_to_fail(receiver: Receiver, pets: Any, tmp_pat
     prefect_api.wait_for(flow_run, ["Failed"], timeout=240)
     receiver.wait_for(lambda: len(receiver.messages) > 1)
     assert "infer failed: InferenceFailed: 2 of 2 samples" in receiver.messages[1]["text"]
-    assert f"/runs/flow-run/{flow_run}" in receiver.messages[1]["text"]
+    assert prefect_api.ui_url(flow_run) in receiver.messages[1]["text"]
     time.sleep(SETTLED)
     assert len(receiver.messages) == 2
 
