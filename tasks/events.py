@@ -19,10 +19,12 @@ def page() -> str | None:
     return url_for("flow-run", obj_id=flow_run.id) if flow_run.id else None
 
 
-def emit_once(what: What, record: runs.Record, facts: dict[str, Any]) -> None:
-    """Emit an event that may happen once in each round of a run, however often its flow walks by."""
-    if runs.mark_told(record, f"{what}-r{record['round']}"):
+def emit_once(what: What, record: runs.Record, facts: dict[str, Any]) -> bool:
+    """Emit an event that may happen once in each round of a run; whether this was the first time."""
+    is_first = runs.mark_told(record, f"{what}-r{record['round']}")
+    if is_first:
         emit(what, record, facts)
+    return is_first
 
 
 def emit(what: What, record: runs.Record, facts: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from prefect import get_run_logger
+from prefect.artifacts import create_markdown_artifact
 from prefect.flow_runs import suspend_flow_run
 from prefect.input import RunInput
 from prefect.runtime import deployment, flow_run
@@ -70,8 +71,13 @@ def ask_for_decision(run: str) -> bool:
 
 
 def _tell_that_it_waits(record: runs.Record) -> None:
-    """Once in each round, and again every ``review.remind_after``."""
-    emit_once("waiting", record, current_view(record)["counts"])
+    """Once in each round, on the run's page and by an event; again every ``review.remind_after``."""
+    now, address = current_view(record), address_of(record)
+    if emit_once("waiting", record, now["counts"]):
+        create_markdown_artifact(
+            waiting_markdown(now, address), key="valflow-review", description=f"{record['run']} awaits review"
+        )
+        get_run_logger().info("review: %s labels wait: %s", now["counts"]["undecided"], address or "no App")
     try:
         plan_reminder(record)
     except StackError as error:  # the review is worth more than its reminder
@@ -98,5 +104,6 @@ def _suspend(record: runs.Record) -> ReviewDecision:
     )
     record = runs.load(record["run"])
     _tell_that_it_waits(record)
-    form = ReviewDecision.with_initial_data(description=waiting_markdown(record, address_of(record)))
+    page_of_form = waiting_markdown(current_view(record), address_of(record))
+    form = ReviewDecision.with_initial_data(description=page_of_form)
     return suspend_flow_run(wait_for_input=form, key=key, timeout=None)

@@ -31,7 +31,7 @@ from valflow.app_server import app_server
 from valflow.errors import StackError
 from valflow.homes import Database, Record, environment, home, read_record, state_folder, write_record
 from valflow.leash import end_processes
-from valflow.mongod import Mongod, configured_uri, without_password
+from valflow.mongod import Mongod, configured_uri, embedded_uris, without_password
 from valflow.processes import Child, free_port, is_port_taken, marked_processes
 from valflow.waiting import Waiting
 from valflow.worker import POLL, Worker
@@ -408,11 +408,15 @@ def up(
 
 
 def _announcer(stack: Stack, say: Callable[[str], None]) -> Callable[[], None]:
-    """Says which runs wait and where; only for a database with an address, the embedded one has none."""
-    uri = stack.environment.get("FIFTYONE_DATABASE_URI")
-    if uri is None or stack.app_url is None:
+    """Says which runs wait and where."""
+    if stack.app_url is None:
         return lambda: None
-    return Waiting(uri, stack.app_url, say).look
+    uri = stack.environment.get("FIFTYONE_DATABASE_URI")
+
+    def address() -> str | None:
+        return uri or next(iter(embedded_uris()), None)
+
+    return Waiting(address, stack.app_url, say).look
 
 
 def _code_folder() -> list[str]:

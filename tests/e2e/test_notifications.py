@@ -93,8 +93,9 @@ def test_one_message_when_a_run_waits_and_one_when_it_is_final(
     assert resume_decided(decided).outcome == "resumed"
     receiver.wait_for(lambda: len(receiver.messages) > 1)
     assert receiver.messages[1]["subject"].startswith("valflow: Finalized: nightly")
-    assert "4 labels final, 4 discarded, of 8 predicted on 2 samples; decided by ann ∗the∗ ‹b›boss." in (
-        receiver.messages[1]["text"]
+    assert (
+        "4 labels final, 4 discarded, of 8 predicted on 2 samples; decided by ann ∗the∗ ‹b›boss."
+        in (receiver.messages[1]["text"])
     )
     prefect_api.wait_for(record["flow_run_id"], ["Completed"], timeout=60)
     time.sleep(SETTLED)
@@ -161,7 +162,12 @@ def test_a_run_that_waits_is_told_again_until_it_is_decided(
     assert len(receiver.messages) <= told + 1  # one may have been on its way
     time.sleep(SETTLED)
     assert len(receiver.messages) <= told + 1
-    body = {"flow_runs": {"name": {"like_": f"remind-{record['run']}"}, "state": {"type": {"any_": ["SCHEDULED"]}}}}
+    body = {
+        "flow_runs": {
+            "name": {"like_": f"remind-{record['run']}"},
+            "state": {"type": {"any_": ["SCHEDULED"]}},
+        }
+    }
     assert call("POST", "/flow_runs/filter", body).json() == []
 
 
@@ -254,7 +260,9 @@ def test_mistakes_are_told(
 
 
 def test_without_any_block_the_remedy_is_named(in_stack: Stack) -> None:
-    with pytest.raises(ConfigError, match="there is none at all; make one in Prefect's pages .* --webhook URL"):
+    with pytest.raises(
+        ConfigError, match=r"there is none at all; make one in Prefect's pages .* --webhook URL"
+    ):
         notifications.notify("team")
 
 

@@ -38,7 +38,9 @@ def _removed(gone: list[Any]) -> Result:
 
 def _listed(found: list[Any]) -> Result:
     rows = [{"block": n.block, "is told": ", ".join(n.on), "state": _state(n)} for n in found]
-    text = text_table(rows) or "nobody is told anything; `valflow notify BLOCK`, or --webhook URL, changes that"
+    text = (
+        text_table(rows) or "nobody is told anything; `valflow notify BLOCK`, or --webhook URL, changes that"
+    )
     return Result(text, {"notifications": [asdict(n) for n in found]})
 
 
