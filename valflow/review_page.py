@@ -79,9 +79,9 @@ def markdown_text(text: str) -> str:
     text = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     for character in "\\`*_[]|#~":
         text = text.replace(character, "\\" + character)
-    # Addresses are made links of without any markup; written as entities they stay text.
-    for character, entity in (("://", "&#58;//"), ("www.", "www&#46;"), ("@", "&#64;")):
-        text = text.replace(character, entity)
+    # Addresses become links without any markup.
+    for address, broken in (("://", "\\://"), ("www.", "www\\."), ("@", "\\@")):
+        text = text.replace(address, broken)
     return text
 
 
