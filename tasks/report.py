@@ -6,9 +6,10 @@ from typing import Any
 
 from prefect import get_run_logger, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
-from prefect.events import emit_event
 
+from tasks.events import emit_once
 from valflow import database, runs
+from valflow.notices import What
 from valflow.reporting import write_run_report
 from valflow.review_page import report_markdown
 from valflow.states import State
@@ -26,24 +27,8 @@ def report(run: str) -> dict[str, Any]:
     create_link_artifact(
         f"file://{record['artifacts']['report']}", key="valflow-report-page", link_text="Full report"
     )
-    emit("finalized" if record["state"] == State.FINALIZED.value else "discarded", record, record["counts"])
+    ended: What = "finalized" if record["state"] == State.FINALIZED.value else "discarded"
+    emit_once(ended, record, record["counts"])
     runs.update(fence, {"completed_at": database.now()})
     get_run_logger().info("report: %s", record["artifacts"]["report"])
     return {"outcome": record["state"].lower(), "run": run, "counts": record["counts"]}
-
-
-def emit(what: str, record: runs.Record, payload: dict[str, Any]) -> None:
-    """Emit the Prefect event ``valflow.run.<what>``, which automations can listen to."""
-    emit_event(
-        event=f"valflow.run.{what}",
-        resource={
-            "prefect.resource.id": f"valflow.run.{record['run']}",
-            "prefect.resource.name": record["name"],
-        },
-        payload={
-            "run": record["run"],
-            "dataset": record["dataset"],
-            "label_field": record["label_field"],
-            **runs.as_json(payload),
-        },
-    )

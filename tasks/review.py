@@ -5,13 +5,17 @@ from __future__ import annotations
 from typing import Literal
 
 from prefect import get_run_logger
+from prefect.artifacts import create_markdown_artifact
 from prefect.flow_runs import suspend_flow_run
 from prefect.input import RunInput
 from prefect.runtime import deployment, flow_run
 from pydantic import Field
 
+from tasks.events import emit_once, page
 from valflow import certifying, decisions, runs
-from valflow.errors import DecisionRefused, LabelsVanished
+from valflow.errors import CertificateError, DecisionRefused, LabelsVanished, StackError
+from valflow.reminders import plan_reminder
+from valflow.reporting import current_view
 from valflow.review_app import address_of
 from valflow.review_page import waiting_markdown
 from valflow.states import State, is_past
@@ -54,16 +58,31 @@ def ask_for_decision(run: str) -> bool:
         decisions.submit_by_policy(run)
         return True
     if deployment.id is None:
+        _tell_that_it_waits(record)
         return False
     answer = _suspend(record)
     if runs.load(run)["state"] != State.IN_REVIEW.value:
         return True
     try:
         decisions.submit(run, _as_decision(answer))
-    except (DecisionRefused, LabelsVanished) as refusal:
+    except (CertificateError, DecisionRefused, LabelsVanished) as refusal:
         get_run_logger().warning("review: %s", refusal)
         decisions.reopen(runs.load(run), reason=str(refusal), actor=answer.reviewer)
     return True
+
+
+def _tell_that_it_waits(record: runs.Record) -> None:
+    """Once in each round, on the run's page and by an event; again every ``review.remind_after``."""
+    now, address = current_view(record), address_of(record)
+    if emit_once("waiting", record, now["counts"]):
+        create_markdown_artifact(
+            waiting_markdown(now, address), key="valflow-review", description=f"{record['run']} awaits review"
+        )
+        get_run_logger().info("review: %s labels wait: %s", now["counts"]["undecided"], address or "no App")
+    try:
+        plan_reminder(record)
+    except StackError as error:  # the review is worth more than its reminder
+        get_run_logger().warning("review: nobody will be reminded: %s", error)
 
 
 def _as_decision(answer: ReviewDecision) -> decisions.Decision:
@@ -82,8 +101,10 @@ def _suspend(record: runs.Record) -> ReviewDecision:
     key = f"review-{flow_run.run_count}-r{record['round']}"
     runs.update(
         runs.fence_of(record),
-        {"suspended_in": flow_run.id, "flow_run_id": flow_run.id, "prefect_url": flow_run.ui_url},
+        {"suspended_in": flow_run.id, "flow_run_id": flow_run.id, "prefect_url": page()},
     )
     record = runs.load(record["run"])
-    form = ReviewDecision.with_initial_data(description=waiting_markdown(record, address_of(record)))
+    _tell_that_it_waits(record)
+    page_of_form = waiting_markdown(current_view(record), address_of(record))
+    form = ReviewDecision.with_initial_data(description=page_of_form)
     return suspend_flow_run(wait_for_input=form, key=key, timeout=None)

@@ -13,7 +13,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from expectations.loader import check_suites
-from tasks.report import emit
+from tasks.events import emit, emit_failed_start
 from valflow import lots, runs
 from valflow.config import LabelingConfig, with_absolute_paths
 from valflow.errors import StaleAttempt
@@ -26,9 +26,13 @@ HOME = "VALFLOW_HOME"
 
 def start(config: LabelingConfig) -> Opened:
     """Check the configuration and find or create the run it means."""
-    config = with_absolute_paths(config, Path(os.environ.get(HOME) or Path.cwd()))
-    suites = check_suites(config.validation.suites, Path.cwd())
-    opened = open_run(config, flow_run.id, suites)
+    try:
+        config = with_absolute_paths(config, Path(os.environ.get(HOME) or Path.cwd()))
+        suites = check_suites(config.validation.suites, Path.cwd())
+        opened = open_run(config, flow_run.id, suites)
+    except Exception as error:
+        emit_failed_start(config, _reason(error)[:500])
+        raise
     get_run_logger().info(opened.message)
     return opened
 
@@ -69,7 +73,7 @@ def _mark_failed(run: str, attempt: int, error: Exception) -> None:
     record = runs.load(run)
     if record["attempt"] != attempt or record["state"] not in _CAN_FAIL:
         return
-    reason = f"{type(error).__name__}: {error}"
+    reason, stage = _reason(error), _STAGE_AFTER[record["state"]]
     runs.transition(
         record,
         Event.FAIL,
@@ -77,11 +81,15 @@ def _mark_failed(run: str, attempt: int, error: Exception) -> None:
         note=reason[:2000],
         changes={
             "failed_from": record["state"],
-            "failed_stage": _STAGE_AFTER[record["state"]],
+            "failed_stage": stage,
             "error": reason[:2000],
         },
     )
-    emit("failed", record, {"reason": reason[:500]})
+    emit("failed", record, {"stage": stage, "reason": reason[:500]})
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 _STAGE_AFTER = {

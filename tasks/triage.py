@@ -5,16 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from prefect import get_run_logger, task
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.artifacts import create_table_artifact
 
 from expectations.gate import failing_labels
 from expectations.loader import load_suite
-from tasks.report import emit
 from valflow import certifying, database, ledger, lots, runs
 from valflow import triage as stage
 from valflow.config import LabelingConfig
-from valflow.review_app import address_of, save_workspace
-from valflow.review_page import class_rows, waiting_markdown
+from valflow.review_app import save_workspace
+from valflow.review_page import class_rows
 from valflow.states import State
 from valflow.tables import by_sample, predicted_tables
 from valflow.validation import suite_parameters
@@ -49,10 +48,6 @@ def open_review(run: str) -> dict[str, int]:
     create_table_artifact(
         class_rows(record), key="valflow-classes", description=f"Classes of {run} after triage"
     )
-    create_markdown_artifact(
-        waiting_markdown(record, address_of(record)), key="valflow-review", description=f"{run} awaits review"
-    )
-    emit("waiting", record, record["counts"])
     counts: dict[str, int] = record["counts"]
     get_run_logger().info(
         "triage: %(predicted)d labels, %(approved)d approved by threshold, %(undecided)d wait, %(invalid)d invalid",

@@ -73,7 +73,7 @@ def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
 
     It serves `label-dataset` and, for tests of the machinery, `ask-person`. See ``in_stack``.
     """
-    from valflow.schedules import LABEL_DATASET, Deployment
+    from valflow.schedules import DEPLOYMENTS, Deployment
     from valflow.stack import Stack
 
     home = request.config.stash[FOLDER] / "stack"
@@ -82,7 +82,7 @@ def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
     ask_person = Deployment(flow="ask-person", name="ask-person", entrypoint="ask_person.ask_person")
     # Ten nights of a daily schedule; Prefect plans only three ahead otherwise.
     env = {"PREFECT_SERVER_SERVICES_SCHEDULER_MIN_RUNS": "10"}
-    with Stack(home, database="default", deployments=(LABEL_DATASET, ask_person), env=env) as stack:
+    with Stack(home, database="default", deployments=(*DEPLOYMENTS, ask_person), env=env) as stack:
         yield stack
 
 

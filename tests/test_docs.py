@@ -28,7 +28,7 @@ from pydantic.fields import FieldInfo
 
 from valflow.cli import main
 from valflow.cli.parser import build_parser
-from valflow.config import LabelingConfig, config_from_mapping
+from valflow.config import Duration, LabelingConfig, config_from_mapping
 from valflow.stack import Stack
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -315,6 +315,8 @@ def _sections_in(annotation: Any) -> Iterator[type[BaseModel]]:
 
 def bounds_of(field: FieldInfo) -> str:
     """What a value must be, in the words of the reference."""
+    if any(_is_duration(part) for part in (field, *get_args(field.annotation))):
+        return "such as `2d`, `12h`"
     limits = {
         k: v
         for m in field.metadata
@@ -346,6 +348,11 @@ def bounds_of(field: FieldInfo) -> str:
     if "max_length" in limits:
         return f"at most {limits['max_length']} characters"
     return "not empty" if "min_length" in limits else ""
+
+
+def _is_duration(part: Any) -> bool:
+    metadata = part.metadata if isinstance(part, FieldInfo) else getattr(part, "__metadata__", ())
+    return list(metadata) == list(get_args(Duration)[1:])
 
 
 def _literals_in(annotation: Any) -> tuple[str, ...]:

@@ -11,11 +11,12 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
-    AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -27,27 +28,38 @@ from valflow.errors import ConfigError
 Share = Annotated[float, Field(ge=0.0, le=1.0, strict=True)]
 Count = Annotated[int, Field(ge=1, strict=True)]
 Flag = Annotated[bool, Field(strict=True)]
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_DURATION = re.compile(r"([1-9][0-9]*)([dhms])")
+_SECONDS_PER = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
+LONGEST_DURATION = timedelta(days=3650)
 
 
-def duration(text: str) -> timedelta:
-    """The length of time that a text such as ``90s``, ``30m``, ``12h``, ``7d`` or ``2w`` stands for.
+def duration(text: object) -> timedelta:
+    """The length of a ``Duration``: a whole number and one of d (24 hours), h, m (minutes), s.
 
     Raises:
-        ValueError: it is none, or not longer than nothing.
+        ValueError: it is no such text, or longer than ten years.
     """
-    found = re.fullmatch(r"(\d+)\s*([smhdw])", text.strip())
-    if not found or not int(found[1]):
-        raise ValueError(f"expected a length of time such as 30m, 12h or 7d, found {text!r}")
-    return timedelta(**{_UNITS[found[2]]: int(found[1])})
+    match = _DURATION.fullmatch(text) if isinstance(text, str) else None
+    if match is None:
+        raise ValueError(f"expected a duration such as 7d, 12h, 30m or 90s, found {text!r}")
+    # Compared as a number: Python's own lengths of time overflow.
+    seconds = int(match[1]) * _SECONDS_PER[match[2]]
+    if seconds > LONGEST_DURATION.total_seconds():
+        raise ValueError(f"expected a duration of at most {LONGEST_DURATION.days}d, found {text!r}")
+    return timedelta(seconds=seconds)
 
 
-def _is_duration(text: str) -> str:
+def _check_duration(text: object) -> object:
     duration(text)
     return text
 
 
-Duration = Annotated[str, AfterValidator(_is_duration)]
+# Kept as the person wrote it; ``duration(text)`` is its length.
+Duration = Annotated[
+    str,
+    BeforeValidator(_check_duration),
+    WithJsonSchema({"type": "string", "pattern": f"^{_DURATION.pattern}$", "examples": ["7d", "12h"]}),
+]
 ChecklistItem = Literal["reviewed", "problems", "spot_check", "thresholds", "issues"]
 
 
@@ -178,6 +190,9 @@ class ReviewConfig(Section):
         default_factory=list, description="Who may decide; empty: anybody with a name"
     )
     note: str | None = Field(None, description="Shown to the reviewer")
+    remind_after: Duration | None = Field(
+        None, description="Tell again that the run waits, each time after this long (2d, 12h); empty: never"
+    )
     checklist: list[ChecklistItem] = Field(["spot_check"], description="Evidence that finalization demands")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
 import shutil
 import sys
 import tomllib
@@ -12,11 +13,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from valflow import homes, mongod, prefect_api, worker
+import yaml
+
+from valflow import __version__, homes, mongod, notifications, prefect_api, review_app, worker
 from valflow.config import LabelingConfig, PythonModelConfig
 from valflow.errors import ConfigError, StackError
 from valflow.processes import is_port_taken
-from valflow.schedules import POOL
+from valflow.schedules import POOL, REMIND_REVIEWER
 from valflow.stack import STANDARD_PORTS
 
 if TYPE_CHECKING:
@@ -65,7 +68,7 @@ def diagnose(home: Path | None = None, config: LabelingConfig | None = None) -> 
             *findings,
             Finding("stack", False, str(error), f"Delete {homes.state_folder(home) / 'stack.json'}"),
         ]
-    findings += [_database(home), *_folders(home, config), *_prefect(home), *_ports(home)]
+    findings += [_database(home), *_folders(home, config), _plugin(home), *_prefect(home), *_ports(home)]
     if config is not None:
         findings.append(_model(home, config))
     return findings
@@ -174,7 +177,7 @@ def _prefect(home: Path) -> list[Finding]:
     if not prefect_api.is_reachable(api):
         return [Finding("prefect", False, f"expected a server at {api}, none answers", prefect_api.NO_SERVER)]
     try:
-        return [_prefect_version(api), _deployment(api), _worker(api)]
+        return [_prefect_version(api), _deployment(api), _worker(api), *_notifications(api)]
     except StackError as error:
         return [Finding("prefect", False, str(error), "See the server's log, or PREFECT_API_AUTH_STRING")]
 
@@ -194,7 +197,60 @@ def _deployment(api: str) -> Finding:
         record = prefect_api.find_deployment(api=api)
     except StackError as error:
         return Finding("deployment", False, str(error), "`valflow up`, or `prefect deploy --all` in a clone")
+    try:
+        prefect_api.find_deployment(REMIND_REVIEWER.flow, REMIND_REVIEWER.name, api)
+    except StackError as error:
+        remedy = (
+            "`valflow up`, or `prefect deploy --all` in a clone; without it `review.remind_after` is idle"
+        )
+        return Finding("deployment", False, str(error), remedy)
     return Finding("deployment", True, f"{prefect_api.DEPLOYMENT}, {len(record['schedules'])} schedules")
+
+
+def _notifications(api: str) -> list[Finding]:
+    there = notifications.notifications(api)
+    if not there:
+        return [Finding("notifications", True, "nobody is told", "`valflow notify BLOCK`, or --webhook URL")]
+    return [_notification(notification) for notification in there]
+
+
+def _notification(told: notifications.Notification) -> Finding:
+    if not told.has_block:
+        remedy = f"`valflow notify` with another block, or `valflow notify --remove {told.block}`"
+        return Finding(
+            "notifications", False, f"the block {told.block} was deleted, so nobody is told", remedy
+        )
+    if not told.is_enabled:
+        detail = f"the automation for {told.block} is switched off in Prefect"
+        return Finding("notifications", False, detail, f"`valflow notify {told.block}` switches it on")
+    return Finding("notifications", True, f"{told.block} is told: {', '.join(told.on)}")
+
+
+def _plugin(home: Path) -> Finding:
+    """The panel of the App: in its folder, of our version, switched on, and seen by the App that runs."""
+    folder = review_app.plugin_folder()
+    try:
+        found = yaml.safe_load((folder / "fiftyone.yml").read_text(encoding="utf-8"))["version"]
+    except OSError:
+        return Finding("plugin", False, f"expected the App's panel in {folder}, found none", "Install again")
+    if found != __version__:
+        detail = f"expected the panel in {folder} to be of version {__version__}, found {found}"
+        return Finding("plugin", False, detail, "Install again; in a clone: git status plugin")
+    if review_app.is_disabled():
+        detail = f"{review_app.PLUGIN} is switched off in FiftyOne's settings"
+        return Finding("plugin", False, detail, f"fiftyone plugins enable {review_app.PLUGIN}")
+    app = os.environ.get("VALFLOW_APP_URL") or homes.environment(home).get("VALFLOW_APP_URL")
+    if app is None:
+        return Finding("plugin", True, f"{review_app.PLUGIN} {found}", "`valflow review RUN` opens it")
+    seen = review_app.version_in(app)
+    if seen == __version__:
+        return Finding("plugin", True, f"{review_app.PLUGIN} {seen} in the App at {app}")
+    detail = f"expected {review_app.PLUGIN} {__version__} in the App at {app}, found {seen or 'none'}"
+    remedy = (
+        "Start that App again with `valflow up` or `valflow review`; a copy of the plugin in FiftyOne's own folder "
+        "(`fiftyone plugins list`) goes first: delete it"
+    )
+    return Finding("plugin", False, detail, remedy)
 
 
 def _worker(api: str) -> Finding:

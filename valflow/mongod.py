@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -16,7 +17,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from valflow.errors import StackError
+from valflow.leash import is_shared_database
 from valflow.processes import Child, free_port, is_port_taken
 
 REMEDY = (
@@ -126,6 +130,26 @@ def configured_uri() -> str | None:
     except (OSError, ValueError):
         return None
     return values.get("database_uri") if isinstance(values, dict) else None
+
+
+def embedded_uris() -> list[str]:
+    """Addresses of the embedded MongoDB that FiftyOne runs for this user, first the one that it attaches to.
+
+    It listens on a port that the system chooses, and on another one after each start, so no file tells.
+    """
+    me = psutil.Process().username()
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.username() == me and is_shared_database(process):
+                listening = (
+                    c.laddr.port
+                    for child in process.children(recursive=True)
+                    for c in child.net_connections(kind="tcp")
+                    if c.status == psutil.CONN_LISTEN
+                )
+                found += [f"mongodb://127.0.0.1:{port}" for port in dict.fromkeys(listening)]
+    return found
 
 
 def server_version(uri: str, timeout: float = 1.0) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,28 @@ def link_plugins(folder: Path) -> Path:
         if target.is_dir() and not is_inside:
             link.symlink_to(target.resolve(), target_is_directory=True)
     return folder
+
+
+def is_disabled() -> bool:
+    """Whether somebody switched the plugin off in FiftyOne; asked without importing it."""
+    path = Path(os.environ.get("FIFTYONE_APP_CONFIG_PATH") or Path.home() / ".fiftyone" / "app_config.json")
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # as FiftyOne reads it
+        return False
+    return settings.get("plugins", {}).get(PLUGIN, {}).get("enabled") is False
+
+
+def version_in(app_url: str) -> str | None:
+    """Version of the plugin that a running App has found; None where it has none, or does not answer."""
+    import httpx
+
+    try:
+        answer = httpx.get(f"{app_url.rstrip('/')}/plugins", timeout=10.0)
+        plugins = answer.raise_for_status().json()["plugins"]
+    except (httpx.HTTPError, httpx.InvalidURL):
+        return None
+    return next((p["version"] for p in plugins if p["name"] == PLUGIN), None)
 
 
 def workspace_name(run: str) -> str:

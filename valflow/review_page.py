@@ -39,7 +39,8 @@ def waiting_markdown(record: runs.Record, address: str | None = None) -> str:
         f"## {markdown_text(record['name'])}",
         f"**{SHOWN_AS[State(record['state'])]}** · dataset `{record['dataset']}` · "
         f"label field `{record['label_field']}` · round {record['round']}",
-        f"{counts['samples']} samples, **{counts['predicted']} labels**: {counts['approved']} approved by threshold, "
+        f"{counts['samples']} samples, **{counts['predicted']} labels**: {counts['approved']} approved"
+        f"{' by threshold' if record['round'] == 1 else ''}, "
         f"**{counts['undecided']} wait for a person**, {counts['invalid']} fail a check.",
     ]
     if address is not None:
@@ -78,6 +79,9 @@ def markdown_text(text: str) -> str:
     text = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     for character in "\\`*_[]|#~":
         text = text.replace(character, "\\" + character)
+    # Addresses become links without any markup.
+    for address, broken in (("://", "\\://"), ("www.", "www\\."), ("@", "\\@")):
+        text = text.replace(address, broken)
     return text
 
 

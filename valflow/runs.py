@@ -300,6 +300,20 @@ def note(run: str, event: str, *, actor: str, text: str, figures: Record | None 
     )
 
 
+def mark_told(record: Record, mark: str, **condition: Any) -> bool:
+    """Note that people are told about something; False where they were already, or a condition does not hold.
+
+    Args:
+        record: the run.
+        mark: names what is told; unique within the run.
+        condition: values that the record must still have, such as its state.
+    """
+    told = database.runs().update_one(
+        {"run": record["run"], "told": {"$ne": mark}, **condition}, {"$push": {"told": mark}}
+    )
+    return told.modified_count == 1
+
+
 @contextmanager
 def timed(fence: Fence, stage: str) -> Iterator[None]:
     """Add the seconds of the block to the stage's time in the record."""

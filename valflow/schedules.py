@@ -1,4 +1,4 @@
-"""The deployment `label-dataset` and its schedules: one deployment, one schedule per configuration."""
+"""What valflow deploys, and the schedules of `label-dataset`: one per configuration."""
 
 from __future__ import annotations
 
@@ -37,6 +37,13 @@ class Deployment:
 
 
 LABEL_DATASET = Deployment()
+REMIND_REVIEWER = Deployment(
+    flow="remind-reviewer",
+    name="remind-reviewer",
+    entrypoint="flows.remind_reviewer.remind_reviewer",
+    description="Tell again that a run waits for a person (review.remind_after); planned by the run itself.",
+)
+DEPLOYMENTS = (LABEL_DATASET, REMIND_REVIEWER)
 
 
 @dataclass(frozen=True)
@@ -241,14 +248,15 @@ def _flow_schema(deployment: Deployment) -> tuple[dict[str, Any], str]:
 
 
 def main(arguments: list[str]) -> None:
-    """Make the deployment on the server of PREFECT_API_URL.
+    """Make the deployments on the server of PREFECT_API_URL, and print the id of each.
 
-    A process of its own for the stack: importing Prefect and the flow takes 150 MB, which its parent, who
+    A process of its own for the stack: importing Prefect and the flows takes 150 MB, which its parent, who
     only watches, would hold for weeks.
     """
-    deployment = Deployment(**json.loads(arguments[0])) if arguments else LABEL_DATASET
+    wanted = [Deployment(**values) for values in json.loads(arguments[0])] if arguments else DEPLOYMENTS
     try:
-        print(ensure_deployment(deployment))
+        for deployment in wanted:
+            print(ensure_deployment(deployment))
     except StackError as error:
         sys.exit(str(error))
 

@@ -31,7 +31,7 @@ from valflow.app_server import app_server
 from valflow.errors import StackError
 from valflow.homes import Database, Record, environment, home, read_record, state_folder, write_record
 from valflow.leash import end_processes
-from valflow.mongod import Mongod, configured_uri, without_password
+from valflow.mongod import Mongod, configured_uri, embedded_uris, without_password
 from valflow.processes import Child, free_port, is_port_taken, marked_processes
 from valflow.waiting import Waiting
 from valflow.worker import POLL, Worker
@@ -80,7 +80,7 @@ class Stack:
         app: bool = True,
         ports: Ports | None = None,
         usual_ports: Ports | None = None,
-        deployments: tuple[schedules.Deployment, ...] = (schedules.LABEL_DATASET,),
+        deployments: tuple[schedules.Deployment, ...] = schedules.DEPLOYMENTS,
         env: Mapping[str, str] | None = None,
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
@@ -294,21 +294,20 @@ class Stack:
         )
 
     def _deploy(self) -> None:
-        for deployment in self._deployments:
-            env = {**os.environ, **self._child_environment()}
-            done = subprocess.run(
-                [sys.executable, "-m", "valflow.schedules", json.dumps(asdict(deployment))],
-                env={key: value for key, value in env.items() if value is not None},
-                cwd=self.home,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if done.returncode != 0:
-                raise StackError(
-                    f"cannot deploy {deployment.flow}/{deployment.name}: {done.stderr.strip()[-2000:]}"
-                )
-            self.deployment_ids[deployment.name] = done.stdout.split()[-1]
+        env = {**os.environ, **self._child_environment()}
+        wanted = json.dumps([asdict(deployment) for deployment in self._deployments])
+        done = subprocess.run(
+            [sys.executable, "-m", "valflow.schedules", wanted],
+            env={key: value for key, value in env.items() if value is not None},
+            cwd=self.home,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        names = [deployment.name for deployment in self._deployments]
+        if done.returncode != 0:
+            raise StackError(f"cannot deploy {', '.join(names)}: {done.stderr.strip()[-2000:]}")
+        self.deployment_ids.update(zip(names, done.stdout.split()[-len(names) :], strict=True))
 
     def _child_environment(self) -> dict[str, str | None]:
         path = [str(self.home), *_code_folder(), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
@@ -409,11 +408,15 @@ def up(
 
 
 def _announcer(stack: Stack, say: Callable[[str], None]) -> Callable[[], None]:
-    """Says which runs wait and where; only for a database with an address, the embedded one has none."""
-    uri = stack.environment.get("FIFTYONE_DATABASE_URI")
-    if uri is None or stack.app_url is None:
+    """Says which runs wait and where."""
+    if stack.app_url is None:
         return lambda: None
-    return Waiting(uri, stack.app_url, say).look
+    uri = stack.environment.get("FIFTYONE_DATABASE_URI")
+
+    def address() -> str | None:
+        return uri or next(iter(embedded_uris()), None)
+
+    return Waiting(address, stack.app_url, say).look
 
 
 def _code_folder() -> list[str]:

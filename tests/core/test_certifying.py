@@ -443,7 +443,7 @@ class TestSettings:
             pytest.param({"audit": 10}, "expected 22 labels or more", id="an audit that proves nothing"),
             pytest.param({"audit": 500}, "min_group", id="an audit larger than a group"),
             pytest.param({"max_error": 0.001}, "min_group", id="a group too small for the promise"),
-            pytest.param({"lot": {"max_wait": "soon"}}, "30m, 12h or 7d", id="no length of time"),
+            pytest.param({"lot": {"max_wait": "soon"}}, "7d, 12h, 30m or 90s", id="no length of time"),
             pytest.param({"lot": {"max_wiat": "7d"}}, "max_wait", id="a typing error"),
             pytest.param({"seed": -1}, "seed", id="a negative seed"),
             pytest.param({"ground_truth": "auto"}, "its own labels", id="judged by itself"),

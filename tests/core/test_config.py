@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from valflow.config import LabelingConfig, config_from_mapping, load_config, with_absolute_paths
+from valflow.config import LabelingConfig, config_from_mapping, duration, load_config, with_absolute_paths
 from valflow.errors import ConfigError
 
 LEAST = {"dataset": "digits", "label_field": "auto", "model": {"kind": "field", "field": "pred"}}
@@ -186,6 +187,47 @@ def test_one_bad_setting_is_told_with_its_place(changes: dict, expected: str) ->
     problems = problems_of({**LEAST, **changes})
     assert len(problems) == 1, problems
     assert expected in problems[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "length"),
+    [
+        ("7d", timedelta(days=7)),
+        ("12h", timedelta(hours=12)),
+        ("30m", timedelta(minutes=30)),
+        ("90s", timedelta(seconds=90)),
+        ("3650d", timedelta(days=3650)),  # the longest
+    ],
+)
+def test_a_duration_is_understood_and_kept_as_written(text: str, length: timedelta) -> None:
+    config = config_from_mapping({**LEAST, "review": {"remind_after": text}})
+    assert config.model_dump(mode="json")["review"]["remind_after"] == text
+    assert duration(config.review.remind_after) == length
+    assert LabelingConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ("2 days", "expected a duration such as 7d, 12h, 30m or 90s, found '2 days'"),
+        ("2w", "found '2w'"),
+        ("0d", "found '0d'"),
+        ("-1h", "found '-1h'"),
+        ("1.5h", "found '1.5h'"),
+        ("1d12h", "found '1d12h'"),
+        ("12H", "found '12H'"),
+        ("٣d", "found '٣d'"),  # a digit, but not one of ours
+        ("", "found ''"),
+        (90, "found 90"),  # of what?
+        (True, "found True"),
+        ("3651d", "at most 3650d, found '3651d'"),
+        ("9" * 40 + "d", "at most 3650d"),  # more than Python can hold
+    ],
+)
+def test_what_is_no_duration_is_refused(value: object, why: str) -> None:
+    [problem] = problems_of({**LEAST, "review": {"remind_after": value}})
+    assert problem.startswith("review.remind_after: expected a duration")
+    assert why in problem
 
 
 @pytest.mark.parametrize("values", [None, [], "digits", 3], ids=["nothing", "list", "text", "number"])

@@ -10,11 +10,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from valflow import doctor
+from valflow import __version__, doctor, notifications
 from valflow.config import config_from_mapping
 from valflow.doctor import Finding, diagnose
 from valflow.homes import Record, write_record
 from valflow.mongod import Mongod, configured_uri, without_password
+from valflow.prefect_api import call
 from valflow.processes import free_port
 from valflow.stack import Stack
 
@@ -34,6 +35,7 @@ def test_a_sound_machine_is_called_sound(tmp_path: Path, mongod: Mongod) -> None
         "mongod",
         "database",
         "folders",
+        "plugin",
         "prefect",
         "ports",
     ]
@@ -93,6 +95,25 @@ def silent_stack(folder: Path, patch: pytest.MonkeyPatch) -> None:
     write_record(folder, Record("token", me.pid, me.create_time(), True, ports={"app": free_port()}))
 
 
+def no_plugin(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("valflow.review_app.plugin_folder", lambda: folder)
+
+
+def old_plugin(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    (folder / "fiftyone.yml").write_text("name: x\nversion: 0.0.1\n")
+    patch.setattr("valflow.review_app.plugin_folder", lambda: folder)
+
+
+def plugin_switched_off(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    path = folder / "app_config.json"
+    path.write_text(json.dumps({"plugins": {"@valflow/auto-labeling": {"enabled": False}}}))
+    patch.setenv("FIFTYONE_APP_CONFIG_PATH", str(path))
+
+
+def silent_app(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    patch.setenv("VALFLOW_APP_URL", f"http://127.0.0.1:{free_port()}")
+
+
 @pytest.mark.parametrize(
     ("break_it", "check", "detail", "remedy"),
     [
@@ -109,6 +130,10 @@ def silent_stack(folder: Path, patch: pytest.MonkeyPatch) -> None:
         (state_is_a_file, "folders", "is a file", "another folder"),
         (spoilt_record, "stack", "cannot read", "Delete"),
         (full_disk, "folders", "GB of free space", "Make room"),
+        (no_plugin, "plugin", "found none", "Install again"),
+        (old_plugin, "plugin", "found 0.0.1", "Install again"),
+        (plugin_switched_off, "plugin", "switched off", "fiftyone plugins enable @valflow/auto-labeling"),
+        (silent_app, "plugin", "found none", "Start that App again"),
         (silent_stack, "ports", "nothing answers on {'app'", "logs"),
     ],
 )
@@ -202,3 +227,30 @@ def test_a_running_stack_is_seen(stack: Stack) -> None:
     assert stack.api_url in find(findings, "prefect").detail
     assert "schedules" in find(findings, "deployment").detail
     assert "last heard of" in find(findings, "worker").detail
+    assert (
+        find(findings, "plugin").detail
+        == f"@valflow/auto-labeling {__version__} in the App at {stack.app_url}"
+    )
+    assert find(findings, "notifications").detail == "nobody is told"
+
+
+@pytest.mark.stack
+def test_notifications_that_reach_nobody_are_found(in_stack: Stack) -> None:
+    notifications.notify_webhook("http://127.0.0.1:9/hook")
+    try:
+        told = find(diagnose(in_stack.home), "notifications")
+        assert (told.ok, told.detail) == (True, "custom-webhook/valflow is told: waiting, failed, finalized")
+        [automation] = call(
+            "POST", "/automations/filter", {"automations": {"tags": {"all_": ["valflow"]}}}
+        ).json()
+        call("PATCH", f"/automations/{automation['id']}", {"enabled": False})
+        told = find(diagnose(in_stack.home), "notifications")
+        assert not told.ok
+        assert "switched off" in told.detail
+        assert told.remedy == "`valflow notify custom-webhook/valflow` switches it on"
+        call("DELETE", f"/block_documents/{automation['actions'][0]['block_document_id']}")
+        told = find(diagnose(in_stack.home), "notifications")
+        assert not told.ok
+        assert "was deleted" in told.detail
+    finally:
+        notifications.remove()

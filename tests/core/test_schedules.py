@@ -15,7 +15,15 @@ import yaml
 from valflow import prefect_api
 from valflow.config import load_config
 from valflow.errors import ConfigError, StackError
-from valflow.schedules import LABEL_DATASET, POOL, ensure_deployment, schedule, schedules, unschedule
+from valflow.schedules import (
+    DEPLOYMENTS,
+    POOL,
+    Deployment,
+    ensure_deployment,
+    schedule,
+    schedules,
+    unschedule,
+)
 from valflow.stack import Stack
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,15 +68,17 @@ def test_without_a_server_the_remedy_is_named(tmp_path: Path) -> None:
         schedule(write_config(tmp_path), "0 2 * * *")
 
 
-def test_prefect_yaml_says_what_valflow_deploys() -> None:
-    [written] = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
-    assert written["name"] == LABEL_DATASET.name
-    assert written["entrypoint"] == LABEL_DATASET.entrypoint
-    assert written["description"] == LABEL_DATASET.description
-    assert tuple(written["tags"]) == LABEL_DATASET.tags
+@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda deployment: deployment.name)
+def test_prefect_yaml_says_what_valflow_deploys(deployment: Deployment) -> None:
+    everything = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+    assert len(everything) == len(DEPLOYMENTS)
+    [written] = [entry for entry in everything if entry["name"] == deployment.name]
+    assert written["entrypoint"] == deployment.entrypoint
+    assert written["description"] == deployment.description
+    assert tuple(written["tags"]) == deployment.tags
     assert written["work_pool"] == {"name": POOL}
-    assert tuple(written["pull"]) == LABEL_DATASET.pull_steps
-    assert written["concurrency_limit"]["limit"] == LABEL_DATASET.concurrency_limit
+    assert tuple(written["pull"]) == deployment.pull_steps
+    assert written["concurrency_limit"]["limit"] == deployment.concurrency_limit
 
 
 # -- on the server

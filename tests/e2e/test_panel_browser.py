@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,14 +10,11 @@ from typing import Any
 
 import pytest
 
+from tests.browser import CHROMIUM, page_at
 from tests.builders import counts, entries, labels_in
 from valflow import audits, database, prefect_api, review_app, runs
 from valflow.config import config_from_mapping
 from valflow.stack import Stack
-
-CHROMIUM = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
-PATIENCE = 90_000  # milliseconds; a busy machine with two cores needs a part of it
-OPTIONS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 
 pytestmark = [
     pytest.mark.stack,
@@ -116,16 +112,8 @@ def waiting(in_stack: Stack, scenes: Any, tmp_path: Path) -> str:
 @pytest.fixture
 def screen(waiting: str, in_stack: Stack) -> Iterator[Screen]:
     """The browser, at the address that was printed."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
-        page = browser.new_page(viewport={"width": 1600, "height": 1250})
-        page.add_init_script('localStorage.setItem("fiftyone-enterprise-tooltip-seen", "true")')
-        page.set_default_timeout(PATIENCE)
-        page.goto(str(review_app.address_of(runs.load(waiting), in_stack.app_url)), wait_until="commit")
+    with page_at(str(review_app.address_of(runs.load(waiting), in_stack.app_url))) as page:
         yield Screen(page)
-        browser.close()
 
 
 def eventually(claim: Callable[[], bool], seconds: float = 60) -> None:

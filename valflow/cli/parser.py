@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from valflow import __version__
-from valflow.cli import labels, lifecycle, operations, reviewing, views
+from valflow.cli import labels, lifecycle, notifying, operations, reviewing, views
 
 RUN_HELP = "key of a run, or `latest`"
 
@@ -171,6 +171,21 @@ def build_parser() -> argparse.ArgumentParser:
     )
     unschedule = add("unschedule", operations.unschedule, "take a schedule away")
     unschedule.add_argument("schedule", metavar="NAME")
+
+    notify = add("notify", notifying.notify, "send messages about runs to a chat, by mail or to a webhook")
+    notify.add_argument(
+        "block",
+        metavar="BLOCK",
+        nargs="?",
+        help="notification block of Prefect, by name or type/name; without it, what is told is listed",
+    )
+    notify.add_argument("--webhook", metavar="URL", help="send JSON with subject and text to this address")
+    notify.add_argument(
+        "--on",
+        metavar="EVENTS",
+        help="of waiting, failed, finalized, discarded, with commas (default: waiting,failed,finalized)",
+    )
+    notify.add_argument("--remove", action="store_true", help="tell this block no more; without one, nobody")
 
     up = add("up", operations.up, "start server, worker and App, and keep them running")
     up.add_argument("--no-app", action="store_true", help="without the FiftyOne App")

@@ -42,7 +42,9 @@ def _serve(record: dict[str, Any], options: Any) -> Result:
         homes.state_folder(home), port, address=options.address, env={**name, **_same_database()}, cwd=home
     )
     server.start()
-    address = review_app.address_of(record, f"http://{LOCAL}:{port}")
+    # Bound to every interface, it answers this machine at the usual one.
+    host = LOCAL if options.address in ("0.0.0.0", "::") else options.address
+    address = review_app.address_of(record, f"http://{host}:{port}")
     try:
         print(f"{address}\nStop with Ctrl-C.", file=sys.stderr, flush=True)
         _open(address, options)
@@ -59,7 +61,7 @@ def _same_database() -> dict[str, str | None]:
     import fiftyone as fo
 
     uri = fo.config.database_uri
-    return {"FIFTYONE_DATABASE_URI": uri, "FIFTYONE_DO_NOT_TRACK": "true"} if uri else {}
+    return {"FIFTYONE_DO_NOT_TRACK": "true", **({"FIFTYONE_DATABASE_URI": uri} if uri else {})}
 
 
 def _open(address: str | None, options: Any) -> None:
