@@ -150,7 +150,7 @@ def _run_here(config: Any, debug: bool) -> Result:
         return Result(state.message, {**document_without_run(config), **nothing})
     record = runs.load(outcome["run"])
     document = {**document_of(record), "outcome": outcome["outcome"], "message": state.message}
-    if outcome["outcome"] == "skipped":
+    if outcome["outcome"] in ("skipped", "waiting_for_more"):
         return Result(state.message, document)
     return Result(describe(record), document)
 
