@@ -285,10 +285,15 @@ class AutoLabeling(RunsTab, ReviewTab, ApprovalTab, AuditPart, ApprovedTab, foo.
         if head.get("state") == State.IN_REVIEW.value:
             panel.str(
                 "name",
-                label="Your name (it stands beside all that you decide)",
+                label=f"Your name (it stands beside all that you decide){_known_name(screen)}",
                 on_change=self.name_reviewer,
                 view=types.LazyFieldView(),
             )
+
+
+def _known_name(screen: Screen) -> str:
+    """The name that this App server was started with; the field itself shows only what is typed."""
+    return f": {screen.reviewer}, if left empty" if screen.reviewer and screen.get("reviewer") is None else ""
 
 
 def _head(record: runs.Record) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import pytest
 
 from tests.browser import CHROMIUM, page_at
 from tests.builders import counts, make_dataset, make_run
-from valflow import runs
+from valflow import database, runs
 from valflow.mongod import Mongod
 from valflow.processes import free_port, is_port_taken
 
@@ -117,7 +117,14 @@ def test_the_printed_address_opens_exactly_this_run(tmp_path: Path) -> None:
             page.locator("[data-cy=looker]").first.wait_for()
             page.get_by_text(f"Add {counts(wanted)['undecided']} labels for approval").first.wait_for()
             assert counts(other)["undecided"] != counts(wanted)["undecided"]
-            assert page.locator("input[value='ann']").count() == 1  # the reviewer's name is filled in
+            page.get_by_text(
+                "Your name (it stands beside all that you decide): ann, if left empty"
+            ).wait_for()
+            page.get_by_role("button", name="Reject 10 labels").click()
+            page.get_by_text("10 labels rejected").first.wait_for()
+        action = database.actions().find_one({"run": wanted}, sort=[("seq", -1)])
+        assert action is not None
+        assert (action["event"], action["actor"]) == ("reject", "ann")
     finally:
         command.end()
 
