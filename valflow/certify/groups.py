@@ -70,5 +70,6 @@ def group_labels(classes: ArrayLike, scope: Scope = "auto", min_group: int = 460
     rest = np.sort(order[~large[code[order]]])
     if len(rest):
         small = tuple(str(n) for n in names[~large])
-        groups.append(Group(POOLED, small, rest, scope == "auto" and len(rest) >= min_group))
+        name = POOLED if groups else EVERYTHING
+        groups.append(Group(name, small, rest, scope == "auto" and len(rest) >= min_group))
     return tuple(groups)
