@@ -14,7 +14,7 @@ from typing import Any
 from bson import ObjectId
 from pymongo import ReturnDocument, UpdateOne
 
-from valflow import database, ledger, problem_tags, runs
+from valflow import database, ledger, mirroring, problem_tags, runs
 from valflow.errors import IllegalTransition, SelectionError
 from valflow.label_types import APPROVED, REJECTED, WORKFLOW_TAGS
 from valflow.ledger import UNDECIDED, Expression, map_labels, state_change, state_restored
@@ -151,7 +151,7 @@ def undo(run: str, reviewer: str, *, own: bool = False) -> ActionResult:
             {"$set": {f"items.$[i].{key}": None for key in ("verdict", "reviewer", "time", "action")}},
             array_filters=[{"i.action": target}],
         )
-    ledger.mirror_tags(record, dataset)
+    mirroring.mirror_soon(record, dataset)
     database.actions().update_one({"run": record["run"], "seq": target}, {"$set": {"undone_by": seq}})
     return ActionResult(record["run"], seq, "undo", changed, {})
 
@@ -221,7 +221,7 @@ def judge_labels(
             updates.append(UpdateOne({"_id": holder["_id"]}, [stage, {"$set": {"dirty": seq}}]))
     if updates:
         database.ledger().bulk_write(updates)
-        ledger.mirror_tags(record, database.dataset_of(record))
+        mirroring.mirror_soon(record, database.dataset_of(record))
     return seq
 
 
@@ -252,7 +252,7 @@ def withdraw_failing(run: str, failing: dict[ObjectId, dict[ObjectId, list[str]]
         condition = {"$and": [{"$in": ["$$l._id", list(labels)]}, {"$eq": ["$$l.state", APPROVED]}]}
         stage = map_labels(condition, state_change(UNDECIDED, seq))
         database.ledger().update_one({"run": run, "sample_id": sample_id}, [stage, {"$set": {"dirty": seq}}])
-    ledger.mirror_tags(record, database.dataset_of(record))
+    mirroring.mirror_soon(record, database.dataset_of(record))
     return seq
 
 
@@ -281,7 +281,7 @@ def _decide(
         {"run": run, **selection.document_query()},
         [map_labels(condition, {**change, "action": seq}), {"$set": {"dirty": seq}}],
     )
-    ledger.mirror_tags(record, database.dataset_of(record))
+    mirroring.mirror_soon(record, database.dataset_of(record))
     changed = ledger.count_labels(run, {"action": seq})
     left = {"left as they are": selected - changed} if selected > changed else {}
     return ActionResult(run, seq, event, changed, left)

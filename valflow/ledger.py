@@ -7,16 +7,15 @@ they do not survive a stale screen of the App.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 from typing import Any
 
 import numpy as np
 from bson import ObjectId
-from pymongo import UpdateMany, UpdateOne
+from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError
 
-from valflow import collector, database
-from valflow.label_types import APPROVED, INVALID, REJECTED, LabelDict, label_type_of
+from valflow import database
+from valflow.label_types import APPROVED, INVALID, REJECTED, LabelDict
 
 Expression = dict[str, Any]
 
@@ -191,89 +190,6 @@ def mark_invalid(
         updates.append(UpdateOne({"run": run, "sample_id": sample_id}, [stage, {"$set": {"dirty": action}}]))
     for start in range(0, len(updates), _WRITE_BATCH):
         database.ledger().bulk_write(updates[start : start + _WRITE_BATCH], ordered=False)
-
-
-@collector.paused()
-def mirror_tags(record: dict[str, Any], dataset: Any) -> None:
-    """Bring the label tags that people see in line with the ledger, for documents changed since the last mirror.
-
-    Labels that the ledger does not know keep their tags. By label id, so that an edit meanwhile does no harm;
-    harmless when repeated.
-    """
-    # The mark names the action, so that what another reviewer does meanwhile waits for its own mirror.
-    own = max(record["action_seq"], POLICY_ACTION)
-    path = label_type_of(record).list_path(record["staging_field"])
-    states = database.ledger().aggregate(
-        [
-            {"$match": {"run": record["run"], "dirty": {"$exists": True}}},
-            {"$project": {"_id": 0, "sample_id": 1, **_ids_by_tag()}},
-        ],
-        batchSize=_WRITE_BATCH,
-    )
-    samples = database.samples_of(dataset)
-    for documents in _batches(states, _WRITE_BATCH):
-        _write_tags(samples, path, documents)
-    database.ledger().update_many({"run": record["run"], "dirty": own}, {"$unset": {"dirty": ""}})
-    dataset.reload()
-
-
-def _ids_by_tag() -> Expression:
-    """The ids of all entries, and of those that should carry each tag of ours."""
-    carries = {
-        APPROVED: {"$eq": ["$$l.state", APPROVED]},
-        REJECTED: {"$eq": ["$$l.state", REJECTED]},
-        INVALID: {"$ne": ["$$l.invalid", []]},
-    }
-    return {"all": "$labels._id"} | {
-        tag: {
-            "$map": {
-                "input": {"$filter": {"input": "$labels", "as": "l", "cond": condition}},
-                "as": "l",
-                "in": "$$l._id",
-            }
-        }
-        for tag, condition in carries.items()
-    }
-
-
-def _write_tags(samples: Any, path: str, documents: Sequence[dict[str, Any]]) -> None:
-    known = {i for d in documents for i in d["all"]}
-    sample_ids = [d["sample_id"] for d in documents]
-    now = {"$set": {"last_modified_at": database.now()}}
-    there = {f"{path}.0": {"$exists": True}}
-    tagged = {"_id": {"$in": sample_ids}, f"{path}.tags": {"$in": [APPROVED, REJECTED, INVALID]}}
-    # One look instead of three updates that find nothing: a fresh review field carries no tags.
-    carrying = [d["_id"] for d in samples.find(tagged, {"_id": 1})]
-    put_on, take_off = [], []
-    for tag in (APPROVED, REJECTED, INVALID):
-        wanted = {i for d in documents for i in d[tag]}
-        tags = f"{path}.$[l].tags"
-        if wanted:
-            put_on.append(
-                UpdateMany(
-                    {"_id": {"$in": [d["sample_id"] for d in documents if d[tag]]}, **there},
-                    {"$addToSet": {tags: tag}, **now},
-                    # Null cannot take a tag; it would fail the update of all others.
-                    array_filters=[{"l._id": {"$in": list(wanted)}, "l.tags": {"$nin": [tag, None]}}],
-                )
-            )
-        if carrying:
-            take_off.append(
-                UpdateMany(
-                    {"_id": {"$in": carrying}, f"{path}.tags": tag, **there},
-                    {"$pull": {tags: tag}, **now},
-                    array_filters=[{"l._id": {"$in": list(known - wanted)}, "l.tags": tag}],
-                )
-            )
-    # In this order: no label carries two states, not even for a moment.
-    if take_off or put_on:
-        samples.bulk_write([*take_off, *put_on])
-
-
-def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch
 
 
 def count_labels(run: str, match: dict[str, Any]) -> int:

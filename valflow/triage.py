@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from valflow import database, ledger, runs
+from valflow import database, ledger, mirroring, runs
 from valflow.config import FixedApproval, LabelingConfig
 from valflow.fingerprints import take_fingerprints
 from valflow.states import Event, State, is_past
@@ -35,7 +35,7 @@ def finish_triage(record: runs.Record, dataset: Any) -> runs.Record:
     if thresholds["default"] is not None:
         record_policy_action(record["run"], thresholds)
         ledger.approve_by_threshold(record["run"], thresholds["default"], thresholds["per_class"])
-    ledger.mirror_tags(record, dataset)
+    mirroring.mirror_tags(record, dataset)
     table = ledger.class_table(record["run"], thresholds)
     counts = {**record["counts"], **ledger.label_counts(table)}
     return runs.transition(
