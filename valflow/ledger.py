@@ -30,6 +30,7 @@ _FRESH: Mapping[str, Any] = {"state": UNDECIDED, "action": 0, "prev": [], "inval
 _WRITE_BATCH = 1000
 _DUPLICATE = 11000
 _CLASSES_AT_ONCE = 100
+_STATES_AT_ONCE = 20
 
 
 def open_targets(run: str, sample_ids: Sequence[ObjectId], shard_size: int) -> int:
@@ -178,6 +179,69 @@ def state_restored(action: int, undo: int) -> Expression:
     return {"$mergeObjects": [{"$first": "$$l.prev"}, back]}
 
 
+def decide(
+    run: str, query: Mapping[str, Any], chosen: Expression, entry: Mapping[str, Any], state: str, action: int
+) -> None:
+    """Bring entries into a state; the old one goes on top of their stacks for undo.
+
+    Filters of array elements cost half of what a pipeline does, but cannot read what they replace: so the few
+    different states that there are come first.
+
+    Args:
+        run: key of the run.
+        query: which documents may hold such entries.
+        chosen: whether the entry ``$$l`` is one of them.
+        entry: the same as a query on one entry.
+        state: the new state.
+        action: the action that brings them there.
+    """
+    entries = {"$filter": {"input": "$labels", "as": "l", "cond": chosen}}
+    was = {"$map": {"input": entries, "as": "l", "in": {"state": "$$l.state", "action": "$$l.action"}}}
+    found = database.ledger().aggregate(
+        [
+            {"$match": {"run": run, **query}},
+            {"$group": {"_id": {"$setUnion": [was]}}},
+            {"$unwind": "$_id"},
+            {"$group": {"_id": "$_id"}},
+        ]
+    )
+    previous = [{"state": g["_id"]["state"], "action": g["_id"]["action"]} for g in found]
+    for start in range(0, len(previous), _STATES_AT_ONCE):
+        change: dict[str, Any] = {"dirty": action}
+        stack, filters = {}, []
+        for number, before in enumerate(previous[start : start + _STATES_AT_ONCE]):
+            name = f"l{number}"
+            change |= {f"labels.$[{name}].state": state, f"labels.$[{name}].action": action}
+            stack[f"labels.$[{name}].prev"] = {"$each": [before], "$position": 0}
+            filters.append(array_filter(name, {"$and": [entry, before]}))
+        database.ledger().update_many(
+            {"run": run, **query}, {"$set": change, "$push": stack}, array_filters=filters
+        )
+
+
+def restore(run: str, action: int, undo: int) -> None:
+    """Bring the entries of an action, their last one, back to what they were."""
+    database.ledger().update_many(
+        {"run": run, "labels.action": action},
+        [
+            map_labels({"$eq": ["$$l.action", action]}, state_restored(action, undo)),
+            {"$set": {"dirty": undo}},
+        ],
+    )
+
+
+def array_filter(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """A query on one entry, as a filter of array elements."""
+    return {
+        **{f"{name}.{key}": value for key, value in entry.items() if not key.startswith("$")},
+        **{
+            key: [array_filter(name, part) for part in parts if part]
+            for key, parts in entry.items()
+            if key.startswith("$")
+        },
+    }
+
+
 def mark_invalid(
     run: str, reasons: dict[ObjectId, dict[ObjectId, list[str]]], action: int = POLICY_ACTION
 ) -> None:
@@ -213,37 +277,25 @@ def class_table(run: str, thresholds: dict[str, Any] | None = None) -> list[dict
 
     One aggregation on the server. Labels without confidence are counted apart.
     """
-    scaled = {"$floor": {"$multiply": ["$l.c", HISTOGRAM_BINS]}}
+    scaled = {"$floor": {"$multiply": ["$labels.confidence", HISTOGRAM_BINS]}}
     # $min and $max skip what is missing: without the condition it would land in the first bin.
     bin_index = {
-        "$cond": [{"$gt": ["$l.c", None]}, {"$min": [HISTOGRAM_BINS - 1, {"$max": [0, scaled]}]}, None]
+        "$cond": [
+            {"$gt": ["$labels.confidence", None]},
+            {"$min": [HISTOGRAM_BINS - 1, {"$max": [0, scaled]}]},
+            None,
+        ]
     }
+    failing = {"$ne": ["$labels.invalid", []]}
     groups = database.ledger().aggregate(
         [
             {"$match": {"run": run, "labels.0": {"$exists": True}}},
-            {
-                "$project": {
-                    "_id": 0,
-                    "l": {
-                        "$map": {
-                            "input": "$labels",
-                            "as": "e",
-                            "in": {
-                                "l": "$$e.label",
-                                "s": "$$e.state",
-                                "c": "$$e.confidence",
-                                "v": {"$ne": ["$$e.invalid", []]},
-                            },
-                        }
-                    },
-                }
-            },
-            {"$unwind": "$l"},
+            {"$unwind": "$labels"},
             {
                 "$group": {
-                    "_id": {"l": "$l.l", "s": "$l.s", "v": "$l.v", "b": bin_index},
+                    "_id": {"l": "$labels.label", "s": "$labels.state", "v": failing, "b": bin_index},
                     "n": {"$sum": 1},
-                    "sum": {"$sum": "$l.c"},
+                    "sum": {"$sum": "$labels.confidence"},
                 }
             },
         ],

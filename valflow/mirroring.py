@@ -7,6 +7,7 @@ after it; marks in the ledger say what is still to be done, so a process that di
 from __future__ import annotations
 
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -22,6 +23,8 @@ from valflow.own_writes import Stamp
 _BATCH = 1000
 # More samples than these take a noticeable part of a second.
 _AT_ONCE = 1000
+# The answer comes first: what it still has to look up would take twice as long meanwhile.
+_AFTER_THE_ANSWER = 0.5  # seconds
 
 _at_work: dict[str, threading.Thread] = {}
 _starting = threading.Lock()
@@ -75,6 +78,7 @@ def _start(record: dict[str, Any], dataset: Any) -> None:
         def follow() -> None:
             if before is not None:
                 before.join()
+            time.sleep(_AFTER_THE_ANSWER)
             _mirror(record, dataset, {"run": run, "dirty": {"$exists": True}})
 
         _at_work[run] = threading.Thread(target=follow, name=f"tags of {run}")

@@ -16,7 +16,7 @@ from valflow import collector, database, ledger
 from valflow.label_types import label_type_of
 from valflow.own_writes import Stamp
 
-_BATCH = 1000
+_BATCH = 4000
 
 
 def labels_tagged(run: str, action: int) -> int:
@@ -125,8 +125,19 @@ def _changes(
     """Updates of one batch: the tags of its labels, and those of its samples."""
     worked_on = stamp.worked_on(samples, ids)
     wanted = [label for sample_id in ids for label in labels[sample_id]]
-    # A sample whose review field is gone cannot take label tags; its own tag still says it.
-    there = {"_id": {"$in": ids}, f"{path}.0": {"$exists": True}}
     filters: list[Mapping[str, Any]] = [{"l._id": {"$in": wanted}, "l.tags": {"$type": "array"}}]
-    on_labels = stamp.updates(there, {operator: {f"{path}.$[l].tags": name}}, filters, worked_on)
-    return on_labels + stamp.updates({"_id": {"$in": on_sample}}, {operator: {"tags": name}}, None, worked_on)
+    there = {f"{path}.0": {"$exists": True}}
+    on_labels = {f"{path}.$[l].tags": name}
+    both = {**on_labels, "tags": name}
+    alone = [i for i in ids if i not in set(on_sample)] if len(on_sample) < len(ids) else []
+    return [
+        *stamp.updates({"_id": {"$in": on_sample}, **there}, {operator: both}, filters, worked_on),
+        *stamp.updates({"_id": {"$in": alone}, **there}, {operator: on_labels}, filters, worked_on),
+        # A sample whose review field is gone cannot take label tags; its own tag still says it.
+        *stamp.updates(
+            {"_id": {"$in": on_sample}, f"{path}.0": {"$exists": False}},
+            {operator: {"tags": name}},
+            None,
+            worked_on,
+        ),
+    ]
