@@ -7,9 +7,9 @@ after it; marks in the ledger say what is still to be done, so a process that di
 from __future__ import annotations
 
 import threading
-import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
@@ -23,11 +23,25 @@ from valflow.own_writes import Stamp
 _BATCH = 1000
 # More samples than these take a noticeable part of a second.
 _AT_ONCE = 1000
-# The answer comes first: what it still has to look up would take twice as long meanwhile.
-_AFTER_THE_ANSWER = 0.5  # seconds
 
 _at_work: dict[str, threading.Thread] = {}
 _starting = threading.Lock()
+_answers_awaited = 0
+_answered = threading.Condition()
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """While a person waits for an answer, work in the background rests: both at once would take twice as long."""
+    global _answers_awaited
+    with _answered:
+        _answers_awaited += 1
+    try:
+        yield
+    finally:
+        with _answered:
+            _answers_awaited -= 1
+            _answered.notify_all()
 
 
 def mark(run: str, sample_ids: Sequence[ObjectId], action: int) -> None:
@@ -78,15 +92,22 @@ def _start(record: dict[str, Any], dataset: Any) -> None:
         def follow() -> None:
             if before is not None:
                 before.join()
-            time.sleep(_AFTER_THE_ANSWER)
-            _mirror(record, dataset, {"run": run, "dirty": {"$exists": True}})
+            _mirror(record, dataset, {"run": run, "dirty": {"$exists": True}}, _rest)
 
         _at_work[run] = threading.Thread(target=follow, name=f"tags of {run}")
         _at_work[run].start()
 
 
+def _rest() -> None:
+    with _answered:
+        _answered.wait_for(lambda: _answers_awaited == 0)
+
+
 @collector.paused()
-def _mirror(record: dict[str, Any], dataset: Any, marked: dict[str, Any]) -> None:
+def _mirror(
+    record: dict[str, Any], dataset: Any, marked: dict[str, Any], between: Callable[[], None] | None = None
+) -> None:
+    """Write the tags of all samples that are marked; ``between`` is called before each batch."""
     path = label_type_of(record).list_path(record["staging_field"])
     samples = database.samples_of(dataset)
     stamp = Stamp.take(record["run"])
@@ -94,6 +115,8 @@ def _mirror(record: dict[str, Any], dataset: Any, marked: dict[str, Any]) -> Non
     while database.ledger().count_documents(marked, limit=1):
         states = database.ledger().aggregate([{"$match": marked}, _IDS_BY_TAG], batchSize=_BATCH)
         for documents in _batches(states, _BATCH):
+            if between is not None:
+                between()
             _write_tags(samples, path, documents, stamp)
             _unmark(documents)
 

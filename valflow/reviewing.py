@@ -55,12 +55,10 @@ class Shown(Selection):
 
     def document_query(self) -> dict[str, Any]:
         """Which ledger documents can hold a selected label."""
-        # In any state, where some actions are protected.
-        return (
-            replace(self, protected=None, states=()).document_query()
-            if self.protected
-            else super().document_query()
-        )
+        if self.protected is None:
+            return super().document_query()
+        # Labels in other states count too, unless a protected action decided them.
+        return replace(self, protected=None, states=()).document_query()
 
     def condition(self) -> Expression:
         """Whether the entry ``$$l`` is selected."""

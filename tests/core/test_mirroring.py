@@ -103,6 +103,24 @@ class TestMirroring:
         assert shown_states(run, dataset)
         assert database.ledger().count_documents({"run": run, "dirty": {"$exists": True}}) == 0
 
+    def test_they_rest_while_a_person_waits_for_an_answer(
+        self, run: str, dataset: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        slowly(monkeypatch)
+        with mirroring.answering():
+            actions.approve(run, Selection(all=True), "ann")
+            mirroring._at_work[run].join(0.3)
+            assert mirroring._at_work[run].is_alive()
+        mirroring.wait(run)
+        assert shown_states(run, dataset)
+
+    def test_an_action_on_some_labels_writes_to_no_other_sample(self, run: str, dataset: Any) -> None:
+        label = ids_where(run, state="undecided")[0]
+        actions.approve(run, Shown(label_ids=(label,), states=("undecided",), protected=()), "ann")
+        young = {"last_modified_at": {"$gt": database.now() - timedelta(minutes=30)}}
+        changed = [str(d["_id"]) for d in database.samples_of(dataset).find(young)]
+        assert changed == [entries(run)[label]["sample_id"]]
+
     def test_tags_that_lag_behind_are_no_actions(
         self, run: str, dataset: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
