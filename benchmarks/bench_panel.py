@@ -113,7 +113,7 @@ def review(clicks: Clicks, samples: int) -> int:
     import fiftyone as fo
 
     from tests.plugin.screens import Reviewer
-    from valflow import audits, review_app
+    from valflow import audits, mirroring, review_app
 
     fo.config.plugins_dir = str(review_app.plugin_folder())
     run = in_review(clicks, samples)
@@ -162,6 +162,7 @@ def review(clicks: Clicks, samples: int) -> int:
     while audits.open_items(run):
         ann.click("confirm_page")
     clicks.click("Finalize: the dialog", lambda: ann.click("finalize"), None)
+    mirroring.wait(run)
     return labels
 
 
