@@ -12,6 +12,7 @@ BENCHMARKS = {
     "bench_evaluation": ["--samples", "100"],
     "bench_export": ["--samples", "300"],
     "bench_pipeline": ["--samples", "500", "--only-stages"],
+    "bench_panel": ["--samples", "300"],
     "bench_certify": ["--quick"],
     "bench_nights": ["--scenes", "100", "--runs", "1", "--nights", "2"],
 }

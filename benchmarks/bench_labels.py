@@ -48,7 +48,7 @@ def run_ours(meter: Meter, samples: int, name: str) -> Outcome:
     """The stages up to finalization, step by step."""
     import fiftyone as fo
 
-    from valflow import decisions, fingerprints, inference, ledger, promotion, runs, triage
+    from valflow import decisions, fingerprints, inference, ledger, mirroring, promotion, runs, triage
 
     done, cost = Outcome(), {}
     folder = meter.folder / name
@@ -66,7 +66,7 @@ def run_ours(meter: Meter, samples: int, name: str) -> Outcome:
     with meter.measure() as cost["table"]:
         table = ledger.class_table(run)
     with meter.measure() as cost["mirror"]:
-        ledger.mirror_tags(runs.load(run), dataset)
+        mirroring.mirror_tags(runs.load(run), dataset)
     done.table = {row["label"]: (row["total"], row["histogram"]) for row in table}
     done.labels = sum(row["total"] for row in table)
     triage.finish_triage(runs.load(run), dataset)

@@ -112,11 +112,11 @@ class Meter:
         limit = "" if least is None else f"at least {least:.0f}x"
         self.row(name, labels, cpu, f"{theirs / cpu:.1f}x" if cpu > 0 else "", limit)
 
-    def print_table(self, title: str) -> None:
+    def print_table(self, title: str, head: tuple[str, ...] = _HEAD) -> None:
         """Print the rows as a Markdown table, under what is to be known about the machine."""
         print(f"\n## {title}\n\n{_machine(self.version)}\n")
-        widths = [max(len(row[i]) for row in (_HEAD, *self.rows)) for i in range(len(_HEAD))]
-        for line in (_HEAD, tuple("-" * w for w in widths), *self.rows):
+        widths = [max(len(row[i]) for row in (head, *self.rows)) for i in range(len(head))]
+        for line in (head, tuple("-" * w for w in widths), *self.rows):
             print("| " + " | ".join(_aligned(line, widths)) + " |", flush=True)
 
     def _cpu(self) -> float:

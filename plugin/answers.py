@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from valflow import mirroring
 from valflow.errors import ValflowError
 
 logger = logging.getLogger(__name__)
@@ -17,11 +18,12 @@ def told(handler: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
 
     @functools.wraps(handler)
     def answer(self: Any, ctx: Any) -> Any:
-        try:
-            return handler(self, ctx)
-        except ValflowError as refusal:
-            ctx.ops.notify(str(refusal), variant="error")
-            return self.look_again(ctx, after=refusal)
+        with mirroring.answering():
+            try:
+                return handler(self, ctx)
+            except ValflowError as refusal:
+                ctx.ops.notify(str(refusal), variant="error")
+                return self.look_again(ctx, after=refusal)
 
     return answer
 

@@ -9,7 +9,7 @@ from typing import Any
 import fiftyone.operators as foo
 import fiftyone.operators.types as types
 
-from valflow import actions, decisions, new_runs, resuming, reviewing, runs
+from valflow import actions, decisions, mirroring, new_runs, resuming, reviewing, runs
 from valflow.errors import DecisionRefused, RunNotFound, SelectionError, ValflowError
 from valflow.label_types import PROBLEM_TAGS
 from valflow.review_page import markdown_text
@@ -68,7 +68,8 @@ class _OnOpenRun(foo.Operator):
     def execute(self, ctx: Any) -> dict[str, Any]:
         """Do it, and tell what became of it; a refusal is an answer, not a crash."""
         try:
-            said = self.act(ctx, _record(ctx), str(ctx.params.get("reviewer") or "").strip())
+            with mirroring.answering():
+                said = self.act(ctx, _record(ctx), str(ctx.params.get("reviewer") or "").strip())
         except ValflowError as refusal:
             ctx.ops.notify(str(refusal), variant="error")
             return {"refused": str(refusal)}

@@ -14,10 +14,10 @@ from typing import Any
 from bson import ObjectId
 from pymongo import ReturnDocument, UpdateOne
 
-from valflow import database, ledger, problem_tags, runs
+from valflow import database, ledger, mirroring, problem_tags, runs
 from valflow.errors import IllegalTransition, SelectionError
 from valflow.label_types import APPROVED, REJECTED, WORKFLOW_TAGS
-from valflow.ledger import UNDECIDED, Expression, map_labels, state_change, state_restored
+from valflow.ledger import UNDECIDED, Expression, map_labels, state_change
 from valflow.selections import Selection, object_ids
 from valflow.states import State
 
@@ -71,11 +71,9 @@ def approve(run: str, selection: Selection, reviewer: str) -> ActionResult:
     """
     may: Expression = {"$eq": ["$$l.state", UNDECIDED]}
     if selection.label_ids:
-        change = {**state_change(APPROVED, 0, "invalid"), "invalid": []}
-    else:
-        may = {"$and": [may, {"$eq": ["$$l.invalid", []]}]}
-        change = state_change(APPROVED, 0)
-    return _decide(run, "approve", selection, reviewer, may, change)
+        return _decide(run, "approve", selection, reviewer, APPROVED, may, None)
+    may = {"$and": [may, {"$eq": ["$$l.invalid", []]}]}
+    return _decide(run, "approve", selection, reviewer, APPROVED, may, {"state": UNDECIDED, "invalid": []})
 
 
 def reject(run: str, selection: Selection, reviewer: str) -> ActionResult:
@@ -85,9 +83,8 @@ def reject(run: str, selection: Selection, reviewer: str) -> ActionResult:
         SelectionError: nothing that is selected can be rejected.
         IllegalTransition: the run is not in review.
     """
-    return _decide(
-        run, "reject", selection, reviewer, {"$ne": ["$$l.state", REJECTED]}, state_change(REJECTED, 0)
-    )
+    may = {"$ne": ["$$l.state", REJECTED]}
+    return _decide(run, "reject", selection, reviewer, REJECTED, may, {"state": {"$ne": REJECTED}})
 
 
 def reset(run: str, reviewer: str, classes: Sequence[str] = ()) -> ActionResult:
@@ -98,9 +95,8 @@ def reset(run: str, reviewer: str, classes: Sequence[str] = ()) -> ActionResult:
         IllegalTransition: the run is not in review.
     """
     selection = Selection(classes=tuple(classes), all=True)
-    return _decide(
-        run, "reset", selection, reviewer, {"$ne": ["$$l.state", UNDECIDED]}, state_change(UNDECIDED, 0)
-    )
+    may = {"$ne": ["$$l.state", UNDECIDED]}
+    return _decide(run, "reset", selection, reviewer, UNDECIDED, may, {"state": {"$ne": UNDECIDED}})
 
 
 def last_undoable(run: str, of: str | None = None) -> dict[str, Any] | None:
@@ -143,10 +139,7 @@ def undo(run: str, reviewer: str, *, own: bool = False) -> ActionResult:
     seq, target = record["action_seq"], last["seq"]
     record_action(record, "undo", reviewer, {"action": target})
     changed = ledger.count_labels(record["run"], {"action": target})
-    database.ledger().update_many(
-        {"run": record["run"], "labels.action": target},
-        [map_labels({"$eq": ["$$l.action", target]}, state_restored(target, seq)), {"$set": {"dirty": seq}}],
-    )
+    ledger.restore(record["run"], target, seq)
     dataset = database.dataset_of(record)
     if last["event"] == "tag":
         changed = problem_tags.take_off(record, dataset, last["selector"]["tag"], target)
@@ -156,7 +149,7 @@ def undo(run: str, reviewer: str, *, own: bool = False) -> ActionResult:
             {"$set": {f"items.$[i].{key}": None for key in ("verdict", "reviewer", "time", "action")}},
             array_filters=[{"i.action": target}],
         )
-    ledger.mirror_tags(record, dataset)
+    mirroring.mirror_soon(record, dataset)
     database.actions().update_one({"run": record["run"], "seq": target}, {"$set": {"undone_by": seq}})
     return ActionResult(record["run"], seq, "undo", changed, {})
 
@@ -189,12 +182,20 @@ def tag(run: str, name: str, selection: Selection, reviewer: str, note: str | No
     if name not in record.get("own_tags", []):
         database.runs().update_one({"run": run}, {"$addToSet": {"own_tags": name}})
     dataset = database.dataset_of(record)
-    added = {"tags": {"$concatArrays": ["$$l.tags", [{"tag": {"$literal": name}, "action": seq}]]}}
-    new = {"$not": [{"$in": [{"$literal": name}, "$$l.tags.tag"]}]}
-    database.ledger().update_many(
-        {"run": run, **selection.document_query()},
-        [map_labels({"$and": [selection.condition(), new]}, added)],
-    )
+    new = {"tags.tag": {"$ne": name}}
+    query, entry = selection.document_query(), selection.entry_query()
+    added = {"tag": name, "action": seq}
+    if entry is not None:
+        database.ledger().update_many(
+            {"run": run, **query},
+            {"$push": {"labels.$[l].tags": added}},
+            array_filters=[ledger.array_filter("l", {"$and": [entry, new]})],
+        )
+    else:
+        fresh = {"$not": [{"$in": [{"$literal": name}, "$$l.tags.tag"]}]}
+        change = {"tags": {"$concatArrays": ["$$l.tags", [{"tag": {"$literal": name}, "action": seq}]]}}
+        stage = map_labels({"$and": [selection.condition(), fresh]}, change)
+        database.ledger().update_many({"run": run, **query}, [stage])
     problem_tags.put_on(record, dataset, name, seq)
     return ActionResult(run, seq, "tag", problem_tags.labels_tagged(run, seq), {})
 
@@ -234,7 +235,7 @@ def judge_labels(run: str, reviewer: str, consequences: Mapping[str, Sequence[Ob
             updates.append(UpdateOne({"_id": holder["_id"]}, [stage, {"$set": {"dirty": seq}}]))
     if updates:
         database.ledger().bulk_write(updates)
-        ledger.mirror_tags(record, database.dataset_of(record))
+        mirroring.mirror_soon(record, database.dataset_of(record))
     return seq
 
 
@@ -265,7 +266,7 @@ def withdraw_failing(run: str, failing: dict[ObjectId, dict[ObjectId, list[str]]
         condition = {"$and": [{"$in": ["$$l._id", list(labels)]}, {"$eq": ["$$l.state", APPROVED]}]}
         stage = map_labels(condition, state_change(UNDECIDED, seq))
         database.ledger().update_one({"run": run, "sample_id": sample_id}, [stage, {"$set": {"dirty": seq}}])
-    ledger.mirror_tags(record, database.dataset_of(record))
+    mirroring.mirror_soon(record, database.dataset_of(record))
     return seq
 
 
@@ -275,8 +276,25 @@ def history_of(run: str) -> list[dict[str, Any]]:
 
 
 def _decide(
-    run: str, event: str, selection: Selection, reviewer: str, may: Expression, change: Expression
+    run: str,
+    event: str,
+    selection: Selection,
+    reviewer: str,
+    state: str,
+    may: Expression,
+    may_query: dict[str, Any] | None,
 ) -> ActionResult:
+    """Bring what is selected into a state, where it may be brought there.
+
+    Args:
+        run: key of the run.
+        event: the action.
+        selection: which labels.
+        reviewer: who does it.
+        state: the new state.
+        may: whether the entry ``$$l`` may be brought there.
+        may_query: the same as a query on one entry; None also takes their marks of failed checks off.
+    """
     check_person(reviewer)
     run = runs.load(run)["run"]
     _read_app_edits(run, reviewer)
@@ -290,11 +308,16 @@ def _decide(
     seq = record["action_seq"]
     record_action(record, event, reviewer, selection.describe())
     condition = {"$and": [selection.condition(), may]}
-    database.ledger().update_many(
-        {"run": run, **selection.document_query()},
-        [map_labels(condition, {**change, "action": seq}), {"$set": {"dirty": seq}}],
-    )
-    ledger.mirror_tags(record, database.dataset_of(record))
+    query, entry = selection.document_query(), selection.entry_query()
+    if may_query is not None and entry is not None:
+        ledger.decide(run, query, condition, {"$and": [entry, may_query]}, state, seq)
+    else:
+        change = state_change(state, seq)
+        if may_query is None:
+            change = {**state_change(state, seq, "invalid"), "invalid": []}
+        stages = [map_labels(condition, change), {"$set": {"dirty": seq}}]
+        database.ledger().update_many({"run": run, **query}, stages)
+    mirroring.mirror_soon(record, database.dataset_of(record))
     changed = ledger.count_labels(run, {"action": seq})
     left = {"left as they are": selected - changed} if selected > changed else {}
     return ActionResult(run, seq, event, changed, left)

@@ -8,18 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 from bson import ObjectId
 from pymongo import UpdateOne
 
-from valflow import actions, database, freezing, ledger, runs
+from valflow import actions, database, freezing, ledger, mirroring, own_writes, runs
 from valflow.label_types import APPROVED, REJECTED, label_type_of
 from valflow.ledger import UNDECIDED, Expression, map_labels, state_change
 
-# Clocks of machines that write into one database differ a little.
-_CLOCKS_DIFFER = timedelta(seconds=5)
 _SAMPLES_AT_ONCE = 1000
 
 
@@ -77,10 +74,9 @@ def read_edits(run: str, reviewer: str) -> Edits:
     crooked = [d["sample_id"] for d in found if d["crooked"]]
     if crooked or any(counts.values()):
         record = runs.load(run)
-        mark = {"$set": {"dirty": max(record["action_seq"], ledger.POLICY_ACTION)}}
-        database.ledger().update_many({"run": record["run"], "sample_id": {"$in": crooked}}, mark)
-        ledger.mirror_tags(record, dataset)
-    database.runs().update_one({"run": record["run"]}, {"$set": {"edits_read_at": now}})
+        mirroring.mark(record["run"], crooked, record["action_seq"])
+        mirroring.mirror_soon(record, dataset)
+    own_writes.looked_at(record["run"], now)
     return Edits(
         approved=counts[APPROVED],
         rejected=counts[REJECTED],
@@ -107,18 +103,16 @@ def adopt_drawn(run: str, reviewer: str) -> int:
     record = actions.begin(record["run"])
     freezing.adopt_drawn_labels(record, dataset, reviewer, every)
     adopted = ledger.count_labels(record["run"], {"action": record["action_seq"]})
-    mark = {"$set": {"dirty": record["action_seq"]}}
-    database.ledger().update_many({"run": record["run"], "sample_id": {"$in": every}}, mark)
-    ledger.mirror_tags(record, dataset)
+    mirroring.mark(record["run"], every, record["action_seq"])
+    mirroring.mirror_soon(record, dataset)
     return adopted
 
 
 def _changed_samples(record: runs.Record, dataset: Any) -> list[ObjectId] | None:
     """Samples written to since the last look; None for all."""
-    since = record.get("edits_read_at")
-    if since is None:
+    query = own_writes.changed_by_others(record)
+    if query is None:
         return None
-    query = {"last_modified_at": {"$gte": since - _CLOCKS_DIFFER}}
     return [d["_id"] for d in database.samples_of(dataset).find(query, {"_id": 1})]
 
 
@@ -215,9 +209,7 @@ def _take_over(
 
 def _drawn_elsewhere(record: runs.Record, dataset: Any) -> int:
     """Boxes on samples that the run never looked at."""
-    since = record.get("edits_read_at")
-    changed = None if since is None else {"last_modified_at": {"$gte": since - _CLOCKS_DIFFER}}
-    strange = freezing.samples_drawn_on_elsewhere(record, dataset, changed)
+    strange = freezing.samples_drawn_on_elsewhere(record, dataset, own_writes.changed_by_others(record))
     if not strange:
         return 0
     path = label_type_of(record).list_path(record["staging_field"])

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from bson import ObjectId
 
-from valflow import actions, database, ledger, runs
+from valflow import actions, collector, database, ledger, runs
 from valflow.certify import CORRECT, UNSURE, VERDICTS, smallest_sample, upper_bound
 from valflow.errors import AuditError
 from valflow.label_types import APPROVED, REJECTED, label_type_of
@@ -53,7 +53,8 @@ def draw(run: str, reviewer: str, *, size: int | None = None, seed: int | None =
             f"the audit drawn at {runs.as_json(last['drawn_at'])} covers everything that is approved; "
             + (f"it waits for {waiting} verdicts" if waiting else "it is complete, and its result stands")
         )
-    population = list(ledger.approved_ids(record["run"]))
+    with collector.paused():
+        population = list(ledger.approved_ids(record["run"]))
     if not population:
         raise AuditError(f"run {record['run']} has no approved labels to draw from; approve some first")
     if size is not None and not 1 <= size <= len(population):

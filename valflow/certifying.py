@@ -15,7 +15,7 @@ from bson import ObjectId
 from numpy.typing import NDArray
 from pymongo import UpdateOne
 
-from valflow import actions, audits, batches, calibration, database, ledger, runs
+from valflow import actions, audits, batches, calibration, database, ledger, mirroring, runs
 from valflow.batches import Batch, object_id
 from valflow.certify import (
     CORRECT,
@@ -37,7 +37,7 @@ from valflow.certify import (
 from valflow.config import CertifiedApproval, LabelingConfig
 from valflow.errors import CertificateError
 from valflow.label_types import APPROVED
-from valflow.ledger import UNDECIDED, map_labels, state_change, state_restored
+from valflow.ledger import UNDECIDED, map_labels, state_change
 from valflow.states import State
 from valflow.truth import verdicts_by_truth
 
@@ -214,14 +214,9 @@ def withdraw(record: runs.Record, why: str) -> None:
     actions.record_action(
         record, "withdraw", actions.POLICY, {"certificate": certificate["digest"], "why": why}
     )
-    database.ledger().update_many(
-        {"run": record["run"], "labels.action": {"$in": own}},
-        [
-            map_labels({"$in": ["$$l.action", own]}, state_restored(certificate["action"], seq)),
-            {"$set": {"dirty": seq}},
-        ],
-    )
-    ledger.mirror_tags(record, database.dataset_of(record))
+    for action in own:
+        ledger.restore(record["run"], action, seq)
+    mirroring.mirror_soon(record, database.dataset_of(record))
     database.actions().update_many(
         {"run": record["run"], "seq": {"$in": own}, "undone_by": None}, {"$set": {"undone_by": seq}}
     )
@@ -392,7 +387,7 @@ def _approve(
     ]
     for start in range(0, len(updates), _SAMPLES_AT_ONCE):
         database.ledger().bulk_write(updates[start : start + _SAMPLES_AT_ONCE], ordered=False)
-    ledger.mirror_tags(record, database.dataset_of(record))
+    mirroring.mirror_soon(record, database.dataset_of(record))
 
 
 def _planned(group: GroupProposal) -> dict[str, Any]:

@@ -7,16 +7,15 @@ they do not survive a stale screen of the App.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 from typing import Any
 
 import numpy as np
 from bson import ObjectId
-from pymongo import UpdateMany, UpdateOne
+from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError
 
-from valflow import collector, database
-from valflow.label_types import APPROVED, INVALID, REJECTED, LabelDict, label_type_of
+from valflow import database
+from valflow.label_types import APPROVED, INVALID, REJECTED, LabelDict
 
 Expression = dict[str, Any]
 
@@ -31,6 +30,7 @@ _FRESH: Mapping[str, Any] = {"state": UNDECIDED, "action": 0, "prev": [], "inval
 _WRITE_BATCH = 1000
 _DUPLICATE = 11000
 _CLASSES_AT_ONCE = 100
+_STATES_AT_ONCE = 20
 
 
 def open_targets(run: str, sample_ids: Sequence[ObjectId], shard_size: int, first: int = 0) -> int:
@@ -179,6 +179,69 @@ def state_restored(action: int, undo: int) -> Expression:
     return {"$mergeObjects": [{"$first": "$$l.prev"}, back]}
 
 
+def decide(
+    run: str, query: Mapping[str, Any], chosen: Expression, entry: Mapping[str, Any], state: str, action: int
+) -> None:
+    """Bring entries into a state; the old one goes on top of their stacks for undo.
+
+    Filters of array elements cost half of what a pipeline does, but cannot read what they replace: so the few
+    different states that there are come first.
+
+    Args:
+        run: key of the run.
+        query: which documents may hold such entries.
+        chosen: whether the entry ``$$l`` is one of them.
+        entry: the same as a query on one entry.
+        state: the new state.
+        action: the action that brings them there.
+    """
+    entries = {"$filter": {"input": "$labels", "as": "l", "cond": chosen}}
+    was = {"$map": {"input": entries, "as": "l", "in": {"state": "$$l.state", "action": "$$l.action"}}}
+    found = database.ledger().aggregate(
+        [
+            {"$match": {"run": run, **query}},
+            {"$group": {"_id": {"$setUnion": [was]}}},
+            {"$unwind": "$_id"},
+            {"$group": {"_id": "$_id"}},
+        ]
+    )
+    previous = [{"state": g["_id"]["state"], "action": g["_id"]["action"]} for g in found]
+    for start in range(0, len(previous), _STATES_AT_ONCE):
+        change: dict[str, Any] = {"dirty": action}
+        stack, filters = {}, []
+        for number, before in enumerate(previous[start : start + _STATES_AT_ONCE]):
+            name = f"l{number}"
+            change |= {f"labels.$[{name}].state": state, f"labels.$[{name}].action": action}
+            stack[f"labels.$[{name}].prev"] = {"$each": [before], "$position": 0}
+            filters.append(array_filter(name, {"$and": [entry, before]}))
+        database.ledger().update_many(
+            {"run": run, **query}, {"$set": change, "$push": stack}, array_filters=filters
+        )
+
+
+def restore(run: str, action: int, undo: int) -> None:
+    """Bring the entries of an action, their last one, back to what they were."""
+    database.ledger().update_many(
+        {"run": run, "labels.action": action},
+        [
+            map_labels({"$eq": ["$$l.action", action]}, state_restored(action, undo)),
+            {"$set": {"dirty": undo}},
+        ],
+    )
+
+
+def array_filter(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """A query on one entry, as a filter of array elements."""
+    return {
+        **{f"{name}.{key}": value for key, value in entry.items() if not key.startswith("$")},
+        **{
+            key: [array_filter(name, part) for part in parts if part]
+            for key, parts in entry.items()
+            if key.startswith("$")
+        },
+    }
+
+
 def mark_invalid(
     run: str, reasons: dict[ObjectId, dict[ObjectId, list[str]]], action: int = POLICY_ACTION
 ) -> None:
@@ -191,89 +254,6 @@ def mark_invalid(
         updates.append(UpdateOne({"run": run, "sample_id": sample_id}, [stage, {"$set": {"dirty": action}}]))
     for start in range(0, len(updates), _WRITE_BATCH):
         database.ledger().bulk_write(updates[start : start + _WRITE_BATCH], ordered=False)
-
-
-@collector.paused()
-def mirror_tags(record: dict[str, Any], dataset: Any) -> None:
-    """Bring the label tags that people see in line with the ledger, for documents changed since the last mirror.
-
-    Labels that the ledger does not know keep their tags. By label id, so that an edit meanwhile does no harm;
-    harmless when repeated.
-    """
-    # The mark names the action, so that what another reviewer does meanwhile waits for its own mirror.
-    own = max(record["action_seq"], POLICY_ACTION)
-    path = label_type_of(record).list_path(record["staging_field"])
-    states = database.ledger().aggregate(
-        [
-            {"$match": {"run": record["run"], "dirty": {"$exists": True}}},
-            {"$project": {"_id": 0, "sample_id": 1, **_ids_by_tag()}},
-        ],
-        batchSize=_WRITE_BATCH,
-    )
-    samples = database.samples_of(dataset)
-    for documents in _batches(states, _WRITE_BATCH):
-        _write_tags(samples, path, documents)
-    database.ledger().update_many({"run": record["run"], "dirty": own}, {"$unset": {"dirty": ""}})
-    dataset.reload()
-
-
-def _ids_by_tag() -> Expression:
-    """The ids of all entries, and of those that should carry each tag of ours."""
-    carries = {
-        APPROVED: {"$eq": ["$$l.state", APPROVED]},
-        REJECTED: {"$eq": ["$$l.state", REJECTED]},
-        INVALID: {"$ne": ["$$l.invalid", []]},
-    }
-    return {"all": "$labels._id"} | {
-        tag: {
-            "$map": {
-                "input": {"$filter": {"input": "$labels", "as": "l", "cond": condition}},
-                "as": "l",
-                "in": "$$l._id",
-            }
-        }
-        for tag, condition in carries.items()
-    }
-
-
-def _write_tags(samples: Any, path: str, documents: Sequence[dict[str, Any]]) -> None:
-    known = {i for d in documents for i in d["all"]}
-    sample_ids = [d["sample_id"] for d in documents]
-    now = {"$set": {"last_modified_at": database.now()}}
-    there = {f"{path}.0": {"$exists": True}}
-    tagged = {"_id": {"$in": sample_ids}, f"{path}.tags": {"$in": [APPROVED, REJECTED, INVALID]}}
-    # One look instead of three updates that find nothing: a fresh review field carries no tags.
-    carrying = [d["_id"] for d in samples.find(tagged, {"_id": 1})]
-    put_on, take_off = [], []
-    for tag in (APPROVED, REJECTED, INVALID):
-        wanted = {i for d in documents for i in d[tag]}
-        tags = f"{path}.$[l].tags"
-        if wanted:
-            put_on.append(
-                UpdateMany(
-                    {"_id": {"$in": [d["sample_id"] for d in documents if d[tag]]}, **there},
-                    {"$addToSet": {tags: tag}, **now},
-                    # Null cannot take a tag; it would fail the update of all others.
-                    array_filters=[{"l._id": {"$in": list(wanted)}, "l.tags": {"$nin": [tag, None]}}],
-                )
-            )
-        if carrying:
-            take_off.append(
-                UpdateMany(
-                    {"_id": {"$in": carrying}, f"{path}.tags": tag, **there},
-                    {"$pull": {tags: tag}, **now},
-                    array_filters=[{"l._id": {"$in": list(known - wanted)}, "l.tags": tag}],
-                )
-            )
-    # In this order: no label carries two states, not even for a moment.
-    if take_off or put_on:
-        samples.bulk_write([*take_off, *put_on])
-
-
-def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch
 
 
 def total(run: str) -> int:
@@ -302,37 +282,25 @@ def class_table(run: str, thresholds: dict[str, Any] | None = None) -> list[dict
 
     One aggregation on the server. Labels without confidence are counted apart.
     """
-    scaled = {"$floor": {"$multiply": ["$l.c", HISTOGRAM_BINS]}}
+    scaled = {"$floor": {"$multiply": ["$labels.confidence", HISTOGRAM_BINS]}}
     # $min and $max skip what is missing: without the condition it would land in the first bin.
     bin_index = {
-        "$cond": [{"$gt": ["$l.c", None]}, {"$min": [HISTOGRAM_BINS - 1, {"$max": [0, scaled]}]}, None]
+        "$cond": [
+            {"$gt": ["$labels.confidence", None]},
+            {"$min": [HISTOGRAM_BINS - 1, {"$max": [0, scaled]}]},
+            None,
+        ]
     }
+    failing = {"$ne": ["$labels.invalid", []]}
     groups = database.ledger().aggregate(
         [
             {"$match": {"run": run, "labels.0": {"$exists": True}}},
-            {
-                "$project": {
-                    "_id": 0,
-                    "l": {
-                        "$map": {
-                            "input": "$labels",
-                            "as": "e",
-                            "in": {
-                                "l": "$$e.label",
-                                "s": "$$e.state",
-                                "c": "$$e.confidence",
-                                "v": {"$ne": ["$$e.invalid", []]},
-                            },
-                        }
-                    },
-                }
-            },
-            {"$unwind": "$l"},
+            {"$unwind": "$labels"},
             {
                 "$group": {
-                    "_id": {"l": "$l.l", "s": "$l.s", "v": "$l.v", "b": bin_index},
+                    "_id": {"l": "$labels.label", "s": "$labels.state", "v": failing, "b": bin_index},
                     "n": {"$sum": 1},
-                    "sum": {"$sum": "$l.c"},
+                    "sum": {"$sum": "$labels.confidence"},
                 }
             },
         ],

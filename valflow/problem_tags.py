@@ -5,14 +5,18 @@ The ledger says which labels an action tagged; this writes it into the dataset, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from bson import ObjectId
-from pymongo import UpdateOne
+from pymongo import UpdateMany, UpdateOne
 
-from valflow import database, ledger
+from valflow import collector, database, ledger
 from valflow.label_types import label_type_of
+from valflow.own_writes import Stamp
+
+_BATCH = 4000
 
 
 def labels_tagged(run: str, action: int) -> int:
@@ -22,49 +26,29 @@ def labels_tagged(run: str, action: int) -> int:
     )
 
 
+@collector.paused()
 def put_on(record: dict[str, Any], dataset: Any, name: str, action: int) -> None:
     """Put the tag of an action on its labels and on their samples; what had it before is remembered."""
     path = label_type_of(record).list_path(record["staging_field"])
-    samples = database.samples_of(dataset)
-    holders = _holders(record["run"], action)
-    shown = {"tags": 1, f"{path}._id": 1, f"{path}.tags": 1}
-    found = {s["_id"]: s for s in samples.find({"_id": {"$in": list(holders)}}, shown)}
-    remembered, updates = [], []
-    for sample_id, sample in found.items():
-        holder = {"run": record["run"], "sample_id": sample_id}
-        staged = _list_at(sample, path)
-        if name not in sample.get("tags", []):
-            mark = {"$addToSet": {"sample_tags": {"tag": name, "action": action}}}
-            remembered.append(UpdateOne(holder, mark))
-        had = [d["_id"] for d in staged or [] if name in (d.get("tags") or [])]
-        if had:
-            kept = {"$set": {"labels.$[l].tags.$[t].kept": True}}
-            filters: list[Mapping[str, Any]] = [{"l._id": {"$in": had}}, {"t.action": action}]
-            remembered.append(UpdateOne(holder, kept, array_filters=filters))
-        updates += _changes("$addToSet", sample_id, name, True, path, staged, holders[sample_id])
-    if remembered:
-        database.ledger().bulk_write(remembered, ordered=False)
-    if updates:
-        samples.bulk_write(updates, ordered=False)
+    samples, stamp = database.samples_of(dataset), Stamp.take(record["run"])
+    for holders in _holders(record["run"], action):
+        ids = list(holders)
+        _remember(record["run"], samples, path, name, action, ids)
+        samples.bulk_write(_changes("$addToSet", name, ids, ids, path, holders, stamp, samples))
     dataset.reload()
 
 
+@collector.paused()
 def take_off(record: dict[str, Any], dataset: Any, name: str, action: int) -> int:
     """Take the tag of an action off again, but for what had it before; returns the number of labels."""
     changed = labels_tagged(record["run"], action)
     path = label_type_of(record).list_path(record["staging_field"])
-    samples = database.samples_of(dataset)
-    holders = _holders(record["run"], action)
+    samples, stamp = database.samples_of(dataset), Stamp.take(record["run"])
     query = {"run": record["run"], "sample_tags": {"tag": name, "action": action}}
-    alone = {d["sample_id"] for d in database.ledger().find(query, {"sample_id": 1})}
-    updates = []
-    for sample in samples.find({"_id": {"$in": list(holders)}}, {f"{path}._id": 1}):
-        sample_id = sample["_id"]
-        updates += _changes(
-            "$pull", sample_id, name, sample_id in alone, path, _list_at(sample, path), holders[sample_id]
-        )
-    if updates:
-        samples.bulk_write(updates, ordered=False)
+    alone = {d["sample_id"] for d in database.ledger().find(query, {"_id": 0, "sample_id": 1})}
+    for holders in _holders(record["run"], action):
+        mine = [i for i in holders if i in alone]
+        samples.bulk_write(_changes("$pull", name, list(holders), mine, path, holders, stamp, samples))
     database.ledger().update_many(
         {"run": record["run"], "labels.tags.action": action},
         {"$pull": {"labels.$[].tags": {"action": action}, "sample_tags": {"action": action}}},
@@ -73,42 +57,87 @@ def take_off(record: dict[str, Any], dataset: Any, name: str, action: int) -> in
     return changed
 
 
-def _holders(run: str, action: int) -> dict[ObjectId, list[ObjectId]]:
-    """Labels that owe their tag to an action, by sample."""
-    cursor = database.ledger().find(
-        {"run": run, "labels.tags.action": action}, {"sample_id": 1, "labels._id": 1, "labels.tags": 1}
-    )
-    return {
-        holder["sample_id"]: [
-            e["_id"]
-            for e in holder["labels"]
-            if any(t["action"] == action and not t.get("kept") for t in e["tags"])
-        ]
-        for holder in cursor
+def _holders(run: str, action: int) -> Iterator[dict[ObjectId, list[ObjectId]]]:
+    """Labels that owe their tag to an action, by sample, in batches."""
+    owes = {
+        "$anyElementTrue": {
+            "$map": {
+                "input": "$$l.tags",
+                "as": "t",
+                "in": {"$and": [{"$eq": ["$$t.action", action]}, {"$ne": ["$$t.kept", True]}]},
+            }
+        }
     }
+    chosen = {"$filter": {"input": "$labels", "as": "l", "cond": owes}}
+    cursor = database.ledger().aggregate(
+        [
+            {"$match": {"run": run, "labels.tags.action": action}},
+            {
+                "$project": {
+                    "_id": 0,
+                    "sample_id": 1,
+                    "ids": {"$map": {"input": chosen, "as": "l", "in": "$$l._id"}},
+                }
+            },
+        ],
+        batchSize=_BATCH,
+    )
+    while batch := list(islice(cursor, _BATCH)):
+        yield {holder["sample_id"]: holder["ids"] for holder in batch}
 
 
-def _list_at(sample: dict[str, Any], path: str) -> list[dict[str, Any]] | None:
+def _remember(run: str, samples: Any, path: str, name: str, action: int, ids: Sequence[ObjectId]) -> None:
+    """Note which samples owe the tag to this action, and which labels do not."""
+    had = {d["_id"] for d in samples.find({"_id": {"$in": ids}, "tags": name}, {"_id": 1})}
+    new = [i for i in ids if i not in had]
+    mark = {"$addToSet": {"sample_tags": {"tag": name, "action": action}}}
+    database.ledger().update_many({"run": run, "sample_id": {"$in": new}}, mark)
+    carrying = {"_id": {"$in": ids}, f"{path}.tags": name}
+    kept = []
+    for sample in samples.find(carrying, {f"{path}._id": 1, f"{path}.tags": 1}):
+        labels = [d["_id"] for d in _list_at(sample, path) if name in (d.get("tags") or [])]
+        kept.append(
+            UpdateOne(
+                {"run": run, "sample_id": sample["_id"]},
+                {"$set": {"labels.$[l].tags.$[t].kept": True}},
+                array_filters=[{"l._id": {"$in": labels}}, {"t.action": action}],
+            )
+        )
+    if kept:
+        database.ledger().bulk_write(kept, ordered=False)
+
+
+def _list_at(sample: dict[str, Any], path: str) -> list[dict[str, Any]]:
     field, _, name = path.partition(".")
-    return (sample.get(field) or {}).get(name)
+    return (sample.get(field) or {}).get(name) or []
 
 
 def _changes(
     operator: str,
-    sample_id: ObjectId,
     name: str,
-    on_sample: bool,
+    ids: Sequence[ObjectId],
+    on_sample: Sequence[ObjectId],
     path: str,
-    staged: list[Any] | None,
-    labels: list[ObjectId],
-) -> list[UpdateOne]:
-    change: dict[str, Any] = {"tags": name} if on_sample else {}
-    filters: list[Mapping[str, Any]] | None = None
-    # A sample whose review field is gone cannot take label tags; its own tag still says it.
-    if staged is not None and labels:
-        change[f"{path}.$[d].tags"] = name
-        filters = [{"d._id": {"$in": labels}}]
-    if not change:
-        return []
-    update = {operator: change, "$currentDate": {"last_modified_at": True}}
-    return [UpdateOne({"_id": sample_id}, update, array_filters=filters)]
+    labels: Mapping[ObjectId, Sequence[ObjectId]],
+    stamp: Stamp,
+    samples: Any,
+) -> list[UpdateMany]:
+    """Updates of one batch: the tags of its labels, and those of its samples."""
+    worked_on = stamp.worked_on(samples, ids)
+    wanted = [label for sample_id in ids for label in labels[sample_id]]
+    filters: list[Mapping[str, Any]] = [{"l._id": {"$in": wanted}, "l.tags": {"$type": "array"}}]
+    there = {f"{path}.0": {"$exists": True}}
+    on_labels = {f"{path}.$[l].tags": name}
+    both = {**on_labels, "tags": name}
+    alone = [i for i in ids if i not in set(on_sample)] if len(on_sample) < len(ids) else []
+    return [
+        *stamp.updates({"_id": {"$in": on_sample}, **there}, {operator: both}, filters, worked_on),
+        *stamp.updates({"_id": {"$in": alone}, **there}, {operator: on_labels}, filters, worked_on),
+        # A sample whose review field is gone cannot take label tags; its own tag still says it.
+        *stamp.updates(
+            {"_id": {"$in": on_sample}, f"{path}.0": {"$exists": False}},
+            {operator: {"tags": name}},
+            None,
+            worked_on,
+        ),
+    ]

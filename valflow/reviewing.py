@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +16,11 @@ from valflow.selections import Selection, object_ids
 
 PATCHES_PER_PAGE = 100
 SAMPLES_PER_PAGE = 50
+_NO_LABELS: Mapping[str, Any] = {
+    **dict.fromkeys(("total", APPROVED, REJECTED, UNDECIDED, "invalid", "without_confidence", "current"), 0),
+    "scored": 0,
+    "sum": 0.0,
+}
 
 
 @dataclass(frozen=True)
@@ -37,15 +42,23 @@ class Shown(Selection):
         """The conditions that were given, for records and messages."""
         return {k: v for k, v in super().describe().items() if k != "protected"}
 
-    def document_query(self) -> dict[str, Any]:
-        """Which ledger documents can hold a selected label."""
-        query = super().document_query()
-        entry = query["labels"].get("$elemMatch", {})
-        if self.states and self.protected is None:
+    def entry_query(self) -> dict[str, Any] | None:
+        """The same as ``condition``, as a query on one entry; None where no query can say it."""
+        entry = super().entry_query() or {}
+        if self.protected is not None:
+            return None
+        if self.states:
             entry["state"] = {"$in": list(self.states)}
         if self.without_confidence and "confidence" in entry:
             entry["$or"] = [{"confidence": entry.pop("confidence")}, {"confidence": None}]
-        return {**query, "labels": {"$elemMatch": entry}} if entry else query
+        return entry
+
+    def document_query(self) -> dict[str, Any]:
+        """Which ledger documents can hold a selected label."""
+        if self.protected is None:
+            return super().document_query()
+        # Labels in other states count too, unless a protected action decided them.
+        return replace(self, protected=None, states=()).document_query()
 
     def condition(self) -> Expression:
         """Whether the entry ``$$l`` is selected."""
@@ -155,39 +168,37 @@ def table(run: str, shown: Shown) -> list[dict[str, Any]]:
         one. The class filter of the screen does not narrow the table, so that other classes stay within reach.
     """
     in_view = replace(shown, classes=(), all=True).condition()
-    seen = {"$cond": ["$l.current", "$l.confidence", None]}
-    states = {
-        s: {"$sum": {"$cond": [{"$eq": ["$l.state", s]}, 1, 0]}} for s in (APPROVED, REJECTED, UNDECIDED)
+    key = {
+        "label": "$labels.label",
+        "state": "$labels.state",
+        "invalid": {"$ne": ["$labels.invalid", []]},
+        "scored": {"$isNumber": "$labels.confidence"},
+        "current": {"$let": {"vars": {"l": "$labels"}, "in": in_view}},
     }
-    one = {
-        "label": "$$l.label",
-        "state": "$$l.state",
-        "confidence": "$$l.confidence",
-        "current": in_view,
-        "invalid": {"$ne": ["$$l.invalid", []]},
-        "unscored": {"$not": [{"$isNumber": "$$l.confidence"}]},
-    }
+    # Many small groups, put together here: to look into each label several times would cost twice as much.
     groups = database.ledger().aggregate(
         [
             {"$match": {"run": run, "labels.0": {"$exists": True}}},
-            {"$project": {"_id": 0, "l": {"$map": {"input": "$labels", "as": "l", "in": one}}}},
-            {"$unwind": "$l"},
-            {
-                "$group": {
-                    "_id": "$l.label",
-                    "total": {"$sum": 1},
-                    "current": {"$sum": {"$cond": ["$l.current", 1, 0]}},
-                    "invalid": {"$sum": {"$cond": ["$l.invalid", 1, 0]}},
-                    "without_confidence": {"$sum": {"$cond": ["$l.unscored", 1, 0]}},
-                    "mean_confidence": {"$avg": seen},
-                    **states,
-                }
-            },
-            {"$sort": {"total": -1, "_id": 1}},
-        ],
-        allowDiskUse=True,
+            {"$unwind": "$labels"},
+            {"$group": {"_id": key, "n": {"$sum": 1}, "confidence": {"$sum": "$labels.confidence"}}},
+        ]
     )
-    return [{"label": str(g.pop("_id")), **g} for g in groups]
+    rows: dict[str, dict[str, Any]] = {}
+    for group in groups:
+        of, n = group["_id"], group["n"]
+        row = rows.setdefault(str(of.get("label")), {**_NO_LABELS, "label": str(of.get("label"))})
+        row["total"] += n
+        row[of["state"]] += n
+        row["invalid"] += n if of["invalid"] else 0
+        row["without_confidence"] += 0 if of["scored"] else n
+        if of["current"]:
+            row["current"] += n
+            row["scored"] += n if of["scored"] else 0
+            row["sum"] += group["confidence"] if of["scored"] else 0.0
+    for row in rows.values():
+        scored, total = row.pop("scored"), row.pop("sum")
+        row["mean_confidence"] = total / scored if scored else None
+    return sorted(rows.values(), key=lambda r: (-r["total"], r["label"]))
 
 
 def page_of_labels(run: str, shown: Shown, number: int, size: int = PATCHES_PER_PAGE) -> Page:

@@ -54,11 +54,8 @@ class Selection:
             if v is not None and v is not False and v != ()
         }
 
-    def document_query(self) -> dict[str, Any]:
-        """Which ledger documents can hold a selected label."""
-        query: dict[str, Any] = {}
-        if self.sample_ids:
-            query["sample_id"] = {"$in": object_ids(self.sample_ids, "sample")}
+    def entry_query(self) -> dict[str, Any] | None:
+        """The same as ``condition``, as a query on one entry; None where no query can say it."""
         entry: dict[str, Any] = {}
         if self.label_ids:
             entry["_id"] = {"$in": object_ids(self.label_ids, "label")}
@@ -70,6 +67,14 @@ class Selection:
                 "$gte": low,
                 "$lte": 1.0 if self.max_confidence is None else self.max_confidence,
             }
+        return entry
+
+    def document_query(self) -> dict[str, Any]:
+        """Which ledger documents can hold a selected label."""
+        query: dict[str, Any] = {}
+        if self.sample_ids:
+            query["sample_id"] = {"$in": object_ids(self.sample_ids, "sample")}
+        entry = self.entry_query()
         return {**query, "labels": {"$elemMatch": entry} if entry else {"$exists": True, "$ne": []}}
 
     def condition(self) -> Expression:

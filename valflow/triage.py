@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from valflow import calibration, certifying, database, ledger, runs
+from valflow import calibration, certifying, database, ledger, mirroring, runs
 from valflow.config import CertifiedApproval, FixedApproval, LabelingConfig
 from valflow.fingerprints import take_fingerprints
 from valflow.states import Event, State, is_past
@@ -39,7 +39,7 @@ def finish_triage(record: runs.Record, dataset: Any) -> runs.Record:
     certificate = None
     if isinstance(config.approval, CertifiedApproval):
         certificate = certifying.open_audit({**record, "fingerprint": fingerprint}, dataset, fingerprint)
-    ledger.mirror_tags(record, dataset)
+    mirroring.mirror_tags(record, dataset)
     table = ledger.class_table(record["run"], thresholds)
     counts = {**record["counts"], **ledger.label_counts(table)}
     return runs.transition(

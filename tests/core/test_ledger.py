@@ -8,7 +8,7 @@ import pytest
 from bson import ObjectId
 
 from tests.builders import bring_to, counts, entries, ids_where, labels_in, make_dataset, make_run
-from valflow import actions, database, ledger, runs, triage
+from valflow import actions, database, ledger, mirroring, runs, triage
 from valflow.label_types import candidates, label_id
 from valflow.selections import Selection
 
@@ -82,7 +82,7 @@ class TestPredictions:
             triage.begin_triage(record, dataset)
             actions.record_policy_action(run, {"default": 0.7, "per_class": {}})
             assert ledger.approve_by_threshold(run, 0.7, {}) == 1
-            ledger.mirror_tags(record, dataset)
+            mirroring.mirror_tags(record, dataset)
         record = triage.finish_triage(record, dataset)
         assert (record["state"], record["counts"]["approved"]) == ("IN_REVIEW", 1)
         assert all(e["prev"] in ([], [{"state": "undecided", "action": 0}]) for e in entries(run).values())
@@ -231,7 +231,7 @@ class TestMirror:
         run = make_run(dataset)
         first, second = ids_where(run, label="dog")
         with monkeypatch.context() as dying:
-            dying.setattr(ledger, "mirror_tags", lambda *_: None)
+            dying.setattr(mirroring, "mirror_soon", lambda *_: None)
             actions.reject(run, Selection(label_ids=(second,)), "bob")
         assert labels_in(dataset, "auto_in_review")[second]["tags"] == []
         actions.reject(run, Selection(label_ids=(first,)), "ann")
