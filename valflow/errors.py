@@ -14,6 +14,7 @@ ValflowError
 ├── InferenceFailed      too many samples could not be labelled
 ├── SuiteError           a validation suite that cannot be loaded
 ├── PromotionError       what was written differs from what was announced
+├── RollbackRefused      a rollback without the name, the state or the digest it needs
 ├── EvaluationError      the evaluation cannot be computed or would replace somebody else's
 ├── ExportError          the export failed, or differs from the dataset when read back
 ├── DatabaseError        the database cannot be reached or used
@@ -95,6 +96,10 @@ class SuiteError(ValflowError):
 
 class PromotionError(ValflowError):
     """Labels written differ from labels announced."""
+
+
+class RollbackRefused(ValflowError):
+    """A rollback without the name, the state or the digest that it needs."""
 
 
 class EvaluationError(ValflowError):

@@ -91,6 +91,8 @@ def _find_own(config: LabelingConfig, flow_run_id: str | None) -> runs.Record | 
 
 
 def _continue(record: runs.Record, flow_run_id: str | None) -> Opened:
+    if record["state"] in (State.ROLLING_BACK.value, State.ROLLED_BACK.value):
+        return Opened("skipped", record["run"], f"skipped: run {record['run']} was rolled back; it has ended")
     somebody_elses = flow_run_id not in (None, record.get("flow_run_id"))
     if record["state"] == State.IN_REVIEW.value and somebody_elses and record.get("suspended_in"):
         return _skip(record)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from valflow import actions, audits, ledger, reviewing, runs
+from valflow import actions, audits, ledger, lots, reviewing, runs
 from valflow.states import SHOWN_AS, State
 
 # States in which a process works.
@@ -16,6 +16,8 @@ _MOVING = frozenset(
 
 def is_moving(record: runs.Record) -> bool:
     """Whether the pipeline has something to do, so that a screen looks again by itself."""
+    if lots.is_waiting(record):
+        return False
     finishing = record["state"] == State.FINALIZED.value and not record.get("completed_at")
     return record["state"] in _MOVING or (finishing and runs.is_alive(record))
 
@@ -38,6 +40,12 @@ def waits_for(record: runs.Record) -> str:
         return f"{freezing} is confirming" if freezing else ", ".join(reviewers) or "a reviewer"
     if state is State.FAILED:
         return f"a retry of {record.get('failed_stage')}"
+    if lots.is_waiting(record):
+        return "more labels"
+    if state is State.ROLLING_BACK:
+        return "`valflow rollback`"
+    if state is State.ROLLED_BACK:
+        return f"nobody; taken back by {record['rollback']['reviewer']}"
     if state in (State.FINALIZED, State.DISCARDED):
         decision = record.get("decision") or {}
         return f"nobody; decided by {decision['reviewer']}" if decision else "nobody"

@@ -8,7 +8,7 @@ from valflow.errors import IllegalTransition
 
 
 class State(StrEnum):
-    """Where a run stands. Past participles, but for the two in which somebody is at work."""
+    """Where a run stands. Past participles, but for those in which somebody is at work."""
 
     CREATED = "CREATED"
     PREDICTED = "PREDICTED"
@@ -17,6 +17,8 @@ class State(StrEnum):
     VALIDATED = "VALIDATED"
     FINALIZING = "FINALIZING"
     FINALIZED = "FINALIZED"
+    ROLLING_BACK = "ROLLING_BACK"
+    ROLLED_BACK = "ROLLED_BACK"
     DISCARDED = "DISCARDED"
     FAILED = "FAILED"
 
@@ -32,6 +34,8 @@ class Event(StrEnum):
     REOPEN = "reopen"
     BEGIN_FINALIZE = "begin_finalize"
     FINALIZE = "finalize"
+    BEGIN_ROLLBACK = "begin_rollback"
+    ROLL_BACK = "roll_back"
     DISCARD = "discard"
     FAIL = "fail"
     RETRY = "retry"
@@ -48,6 +52,8 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.VALIDATED, Event.REOPEN): State.IN_REVIEW,
     (State.VALIDATED, Event.BEGIN_FINALIZE): State.FINALIZING,
     (State.FINALIZING, Event.FINALIZE): State.FINALIZED,
+    (State.FINALIZED, Event.BEGIN_ROLLBACK): State.ROLLING_BACK,
+    (State.ROLLING_BACK, Event.ROLL_BACK): State.ROLLED_BACK,
     **{
         (state, Event.DISCARD): State.DISCARDED
         for state in (
@@ -66,7 +72,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
 }
 
 # Nobody else may label into the same field while a run is in one of these.
-OPEN_STATES = frozenset(State) - {State.FINALIZED, State.DISCARDED}
+OPEN_STATES = frozenset(State) - {State.FINALIZED, State.DISCARDED, State.ROLLING_BACK, State.ROLLED_BACK}
 
 _ORDER = (
     State.CREATED,
@@ -87,6 +93,8 @@ SHOWN_AS = {
     State.VALIDATED: "In Review (validated)",
     State.FINALIZING: "Finalizing",
     State.FINALIZED: "Approved",
+    State.ROLLING_BACK: "Rolling back",
+    State.ROLLED_BACK: "Rolled back",
     State.DISCARDED: "Discarded",
     State.FAILED: "Error",
 }
@@ -120,8 +128,8 @@ def advance(state: State | str, event: Event | str, failed_from: State | str | N
 
 
 def is_past(state: State | str, milestone: State) -> bool:
-    """Whether nothing is left to do up to ``milestone``: a DISCARDED run is past everything, a FAILED one is not."""
+    """Whether nothing is left to do up to ``milestone``: a run that has ended is past everything, a FAILED one not."""
     state = State(state)
-    if state is State.DISCARDED:
+    if state in (State.DISCARDED, State.ROLLING_BACK, State.ROLLED_BACK):
         return True
     return state in _ORDER and _ORDER.index(state) >= _ORDER.index(milestone)

@@ -22,7 +22,9 @@ ALLOWED = {
         "fail": "FAILED",
     },
     "FINALIZING": {"finalize": "FINALIZED", "fail": "FAILED"},
-    "FINALIZED": {},
+    "FINALIZED": {"begin_rollback": "ROLLING_BACK"},
+    "ROLLING_BACK": {"roll_back": "ROLLED_BACK"},
+    "ROLLED_BACK": {},
     "DISCARDED": {},
     "FAILED": {"discard": "DISCARDED"},
 }
@@ -88,6 +90,7 @@ def test_the_way_of_a_run() -> None:
         pytest.param("FAILED", State.CREATED, False, id="failed-runs-go-again"),
         # A resumed flow of a discarded run walks from the top and must not infer again.
         pytest.param("DISCARDED", State.FINALIZED, True, id="discarded-runs-have-nothing-left"),
+        pytest.param("ROLLED_BACK", State.PREDICTED, True, id="nor-have-those-taken-back"),
     ],
 )
 def test_milestones(state: str, milestone: State, expected: bool) -> None:
@@ -95,8 +98,10 @@ def test_milestones(state: str, milestone: State, expected: bool) -> None:
 
 
 def test_only_ended_runs_are_closed() -> None:
-    assert set(State) - OPEN_STATES == {State.FINALIZED, State.DISCARDED}
-    assert {before for before, _ in TRANSITIONS} | {State.FINALIZING} <= OPEN_STATES
+    closed = {State.FINALIZED, State.DISCARDED, State.ROLLING_BACK, State.ROLLED_BACK}
+    assert set(State) - OPEN_STATES == closed
+    undoing = {State.FINALIZED, State.ROLLING_BACK}
+    assert {before for before, _ in TRANSITIONS} - undoing | {State.FINALIZING} <= OPEN_STATES
 
 
 def test_every_state_has_a_word_for_people() -> None:

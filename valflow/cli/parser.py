@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from valflow import __version__
-from valflow.cli import labels, lifecycle, notifying, operations, reviewing, views
+from valflow.cli import labels, lifecycle, notifying, operations, reviewing, rollbacks, views
 
 RUN_HELP = "key of a run, or `latest`"
 
@@ -135,6 +135,18 @@ def build_parser() -> argparse.ArgumentParser:
     _reviewer(discard)
     discard.add_argument("--note", help="why")
     discard.add_argument("--yes", action="store_true", help="do not ask")
+
+    rollback = add("rollback", rollbacks.rollback, "take the labels of a finalized run out again")
+    _run(rollback)
+    _reviewer(rollback)
+    confirm = rollback.add_mutually_exclusive_group()
+    confirm.add_argument("--yes", action="store_true", help="confirm without asking")
+    confirm.add_argument("--digest", help="confirm exactly the labels with this digest")
+    confirm.add_argument("--preview", action="store_true", help="show what would be removed, change nothing")
+    rollback.add_argument(
+        "--including-edited", action="store_true", help="also labels that somebody has edited since"
+    )
+    rollback.add_argument("--note", help="why; kept with the run")
 
     _run(add("report", operations.report, "write the report of a run as it stands now"))
     export = add("export", operations.export, "export the finalized labels of a run")

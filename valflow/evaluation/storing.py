@@ -173,6 +173,12 @@ def _save_results(
     )
 
 
+def remove_evaluation(dataset: Any, eval_key: str, run: str) -> None:
+    """Delete the evaluation of a run with its marks; one of another run, or of somebody else, stays."""
+    if dataset.has_evaluation(eval_key) and _maker(dataset, eval_key) == run:
+        dataset.delete_evaluation(eval_key)
+
+
 def _maker(dataset: Any, eval_key: str) -> str | None:
     """The run that made an evaluation, None when it is not ours."""
     try:

@@ -16,6 +16,8 @@ _TONES: dict[State, Tone] = {
     State.FINALIZED: "good",
     State.FAILED: "bad",
     State.DISCARDED: "neutral",
+    State.ROLLING_BACK: "waiting",
+    State.ROLLED_BACK: "neutral",
     State.IN_REVIEW: "waiting",
     State.REVIEWED: "waiting",
     State.VALIDATED: "waiting",
@@ -73,6 +75,8 @@ def summary_of(record: Record) -> list[Paragraph]:
         pieces.append(f"Decided by {who} on {formats.when(decision.get('time'))}.")
         proven = spot_check_sentence(record)
         return [Paragraph(pieces), *([Paragraph(f"A random spot-check found {proven}.")] if proven else [])]
+    if state in (State.ROLLING_BACK, State.ROLLED_BACK):
+        return [Paragraph(_rolled_back(record, field))]
     if state == State.DISCARDED:
         note = f": {decision['note']}" if decision.get("note") else "."
         return [Paragraph(["The run was discarded by ", who, "; nothing entered ", field, note])]
@@ -86,6 +90,17 @@ def summary_of(record: Record) -> list[Paragraph]:
         State.FINALIZING: "The approved labels are being written; a retry completes an interrupted write.",
     }
     return [Paragraph(words.get(str(state), "Nothing is known about this state."))]
+
+
+def _rolled_back(record: Record, field: Code) -> list[Inline]:
+    rollback = record.get("rollback") or {}
+    labels = formats.counted(rollback.get("announced"), "label")
+    by = f"{rollback.get('reviewer')} on {formats.when(rollback.get('time'))}"
+    pieces: list[Inline] = [Strong(f"Taken back: {labels}"), " of this run left ", field, f", by {by}"]
+    pieces.append(f": {rollback['note']}." if rollback.get("note") else ".")
+    if formats.whole(rollback.get("left")):
+        pieces.append(f" {formats.counted(rollback['left'], 'label')} that somebody had edited since stayed.")
+    return pieces
 
 
 def spot_check_sentence(record: Record) -> str:
