@@ -25,7 +25,7 @@ from valflow.states import State
 
 COMMANDS = (
     "init", "run", "runs", "show", "approve", "reject", "undo", "tag", "audit", "finalize", "discard", "report",
-    "export", "why", "schedule", "unschedule", "up", "doctor",
+    "export", "why", "calibration", "schedule", "unschedule", "up", "doctor",
 )  # fmt: skip
 RUN_KEYS = {
     "run", "dataset", "label_field", "state", "config", "counts", "history", "artifacts", "metrics",

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from valflow import __version__
-from valflow.cli import labels, lifecycle, operations, reviewing, views
+from valflow.cli import evidence, labels, lifecycle, operations, reviewing, views
 
 RUN_HELP = "key of a run, or `latest`"
 
@@ -156,6 +156,17 @@ def build_parser() -> argparse.ArgumentParser:
     )
     why = add("why", views.why, "tell why a label is there")
     why.add_argument("label", metavar="LABEL_ID")
+
+    calibration = add("calibration", evidence.calibration, "list what past audits say about models")
+    calibration.add_argument(
+        "--export", metavar="FILE.csv", help="write every verdict with its draw; `-` for standard output"
+    )
+    calibration.add_argument("--fingerprint", metavar="START", help="only the fingerprint that begins so")
+    calibration.add_argument(
+        "--forget", metavar="START", help="leave the verdicts of this fingerprint out of future scores"
+    )
+    calibration.add_argument("--yes", action="store_true", help="do not ask")
+    _reviewer(calibration)
 
     schedule = add("schedule", operations.schedule, "run a configuration by the clock")
     schedule.add_argument(
