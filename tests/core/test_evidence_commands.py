@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from PIL import Image
 
 from tests.builders import judge_all, make_dataset, make_run
 from tests.certified import judge_honestly, make_certified_run, make_large_dataset
 from valflow import calibration, database, runs
+from valflow.certify import Promise, forecast
 from valflow.cli import main
 
 Call = Callable[..., tuple[int, str, str]]
@@ -44,6 +47,12 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> runs.Record:
     run = make_certified_run(dataset)
     judge_honestly(run, dataset)
     return runs.load(run)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """2,000 predictions that no run has seen."""
+    return make_large_dataset(tmp_path_factory.mktemp("plan"), samples=400)
 
 
 class TestCalibration:
@@ -141,3 +150,136 @@ class TestForget:
         code, _, _ = call("calibration", "--forget", fingerprint, "--reviewer", "ann")
         assert code == (0 if left == 0 else 1)
         assert len(calibration.history(fingerprint)) == left
+
+
+CERTIFIED = {"mode": "certified", "max_error": 0.05, "confidence": 0.9}
+
+
+class TestPlan:
+    @pytest.fixture
+    def config(self, dataset: Any, tmp_path: Path) -> Callable[..., str]:
+        def write(**changes: Any) -> str:
+            values = {
+                "dataset": dataset.name,
+                "label_field": "auto",
+                "model": {"kind": "field", "field": "pred"},
+            }
+            path = tmp_path / "c.yaml"
+            path.write_text(yaml.safe_dump({**values, "approval": CERTIFIED, **changes}))
+            return str(path)
+
+        return write
+
+    def plan(self, call: Call, *words: str) -> dict[str, Any]:
+        code, out, err = call("plan", *words, "--json")
+        assert code == 0, err
+        document: dict[str, Any] = json.loads(out)
+        return document
+
+    def test_counts_what_the_field_holds(self, call: Call, config: Callable[..., str], dataset: Any) -> None:
+        shown = [c for labels in dataset.values("pred.detections.confidence") for c in labels]
+        above = sum(c >= 0.6 for c in shown)
+        plan = self.plan(call, config(min_confidence=0.6))
+        assert 0 < above < len(shown)
+        assert (plan["samples"], plan["labels"]) == (400, above)
+        cats = sum(c == "cat" for labels in dataset.values("pred.detections.label") for c in labels)
+        assert self.plan(call, config(classes=["cat"]))["labels"] == cats
+
+    def test_unscored_labels_count_as_in_a_run(self, call: Call, tmp_path: Path) -> None:
+        odd = [("cat", None), ("cat", float("nan")), ("dog", 0.1), ("dog", 0.9)]
+        small = make_dataset(tmp_path, predictions=[odd])
+        path = tmp_path / "small.yaml"
+        values = {"dataset": small.name, "label_field": "auto", "model": {"kind": "field", "field": "pred"}}
+        path.write_text(yaml.safe_dump(values))
+        plan = self.plan(call, str(path))
+        record = runs.load(make_run(small))
+        assert plan["labels"] == record["counts"]["predicted"] == 3
+        assert plan["looks"] == 2 + 1  # two without confidence, and a spot-check of the one that is approved
+
+    def test_the_table_is_what_the_statistics_say(self, call: Call, config: Callable[..., str]) -> None:
+        plan = self.plan(call, config(), "--labels", "10000")
+        assert (plan["labels"], plan["labels_source"]) == (10_000, "as given")
+        row = next(r for r in plan["rows"] if r["total"] == 10_000 and r["multiple"] == pytest.approx(1 / 3))
+        same = forecast(10_000, plan["share"], 0.05 / 3, Promise())
+        assert (row["audit"], row["allowed"], row["power"]) == (same.audit, same.allowed, same.power)
+        assert row["looks"] == same.looks
+        assert row["looks_per_1000"] == pytest.approx(same.looks / 10)
+        assert row["minutes"] == pytest.approx(same.looks * 4 / 60)
+        assert {r["total"] for r in plan["rows"]} == {2500, 10_000, 40_000}
+
+    def test_a_fixed_audit_is_planned_with(self, call: Call, config: Callable[..., str]) -> None:
+        settings = {**CERTIFIED, "audit": 200}
+        plan = self.plan(call, config(approval=settings), "--labels", "10000")
+        assert {r["audit"] for r in plan["rows"]} == {200}
+        by_error = [r["power"] for r in plan["rows"] if r["total"] == 10_000]
+        assert by_error == sorted(by_error, reverse=True)
+        assert by_error[0] > 0.99 > by_error[-1]
+
+    def test_an_audit_of_the_whole_region_saves_nothing(self, call: Call, config: Callable[..., str]) -> None:
+        plan = self.plan(call, config(approval={**CERTIFIED, "audit": 400}), "--labels", "100")
+        assert all(r["looks"] == r["total"] for r in plan["rows"] if r["total"] < 400)
+
+    def test_says_that_it_assumes(self, call: Call, config: Callable[..., str]) -> None:
+        code, out, _ = call("plan", config())
+        assert code == 0
+        assert "expected error: nothing is known about this model yet: assumed values" in out
+        assert "(assumed)" in out
+
+    def test_uses_what_audits_said(self, call: Call, config: Callable[..., str], judged: runs.Record) -> None:
+        path = config(dataset=judged["dataset"], label_field="other")
+        plan = self.plan(call, path)
+        past = calibration.history(judged["fingerprint"])
+        assert plan["fingerprint"] == judged["fingerprint"]
+        assert plan["error"] == pytest.approx(1 - past.correct.mean())
+        known = [r for r in plan["rows"] if r["known"]]
+        assert [r["expected_error"] for r in known] == [pytest.approx(plan["error"])] * 3
+        assert plan["share_source"] == f"as in run {judged['run']}"
+        out = call("plan", path)[1]
+        assert f"{int((~past.correct).sum())} wrong of {len(past)} verdicts" in out
+        assert " *" in out
+
+    def test_other_modes_are_told_what_they_cost(self, call: Call, config: Callable[..., str]) -> None:
+        everything = self.plan(call, config(approval={"mode": "review_all"}))
+        assert everything["looks"] == everything["labels"] == 2000
+        fixed = self.plan(
+            call, config(approval={"mode": "fixed", "threshold": 0.9, "per_class": {"dog": 1.0}})
+        )
+        assert 59 < fixed["looks"] < 2000
+        out = call("plan", config(approval={"mode": "fixed", "threshold": 0.9}))[1]
+        assert "promises nothing" in out
+
+    def test_draws_a_picture(self, call: Call, config: Callable[..., str], tmp_path: Path) -> None:
+        code, out, _ = call("plan", config(), "--picture", "plan.png")
+        assert (code, out.splitlines()[-1]) == (0, "picture: plan.png")
+        with Image.open(tmp_path / "plan.png") as picture:
+            assert picture.size == (1100, 429)
+
+    def test_a_model_that_never_ran_needs_the_number(
+        self, call: Call, config: Callable[..., str], dataset: Any
+    ) -> None:
+        path = config(model={"kind": "python", "path": "tests.models:Corner"})
+        code, _, err = call("plan", path)
+        assert code == 2
+        assert "plan with --labels N" in err
+        assert self.plan(call, path, "--labels", "3000")["labels"] == 3000
+
+    @pytest.mark.parametrize(
+        ("words", "changes", "message"),
+        [
+            pytest.param(["--labels", "0"], {}, "--labels: expected 1 or more, found 0", id="no labels"),
+            pytest.param(["--picture", "no/where.png"], {}, "cannot write no/where.png", id="no folder"),
+            pytest.param(["--picture", "plan.txt"], {}, "cannot write plan.txt", id="no picture"),
+            pytest.param(
+                ["--picture", "p.png"], {"approval": {"mode": "review_all"}}, "approval.mode is review_all",
+                id="nothing to draw",
+            ),
+            pytest.param([], {"dataset": "no-such"}, "there is no dataset 'no-such'", id="no dataset"),
+            pytest.param([], {"target": {"tags": ["x"]}}, "there is no sample tag", id="no tag"),
+        ],
+    )  # fmt: skip
+    def test_bad_input(
+        self, call: Call, config: Callable[..., str], words: list[str], changes: dict[str, Any], message: str
+    ) -> None:
+        code, out, err = call("plan", config(**changes), *words)
+        assert (code, out) == (2, "")
+        assert message in err

@@ -119,3 +119,61 @@ def _said_yes(question: str) -> bool:
     if not sys.stdin.isatty():
         raise DecisionRefused("nobody is here to ask: confirm with --yes")
     return input(question).strip().lower() in ("y", "yes")
+
+
+def plan(options: Any) -> Result:
+    """`valflow plan`: what a review will cost, before anything runs."""
+    from valflow.config import load_config
+    from valflow.forecast_picture import draw_forecast
+    from valflow.forecasting import make_forecast
+
+    forecast = make_forecast(load_config(options.config, options.set), options.labels)
+    lines = [_costs(forecast)]
+    if options.picture is not None:
+        forecast["picture"] = str(draw_forecast(forecast, Path(options.picture)).resolve())
+        lines.append(f"picture: {options.picture}")
+    return Result("\n".join(lines), forecast)
+
+
+def _costs(plan: dict[str, Any]) -> str:
+    first = f"about {plan['labels']:,} labels ({plan['labels_source']})"
+    if plan["mode"] == "certified":
+        return "\n".join([first, *_certified_costs(plan)])
+    what = {
+        "fixed": "approval.mode: fixed promises nothing about the labels that the thresholds approve",
+        "review_all": "approval.mode: review_all",
+    }[plan["mode"]]
+    if plan["looks"] is None:
+        return f"{first}\n{what}; {plan['looks_source']}, plus a spot-check of {plan['spot_check']}"
+    return (
+        f"{first}\n{what}: {plan['looks']:,} looks, about {plan['minutes']:.0f} min at 4 s each: "
+        f"{plan['looks_source']}"
+    )
+
+
+def _certified_costs(plan: dict[str, Any]) -> list[str]:
+    promise = plan["promise"]
+    rows = [
+        {
+            "labels": f"{r['total']}",
+            "wrong": f"{r['multiple']:.2f} x allowed{' *' if r['known'] else ''}",
+            "audit": r["audit"] or "–",
+            "wrong ones allowed": r["allowed"] if r["audit"] else "–",
+            "certificate": f"{r['power']:.0%}" if r["audit"] else "–",
+            "looks": f"{r['looks']:.0f}",
+            "per 1,000": f"{r['looks_per_1000']:.0f}",
+            "min": f"{r['minutes']:.0f}",
+        }
+        for r in plan["rows"]
+    ]
+    star = " (* in the table)" if any(r["known"] for r in plan["rows"]) else ""
+    return [
+        f"promise: at most {100 * promise['max_error']:.4g} % wrong among the labels that nobody looks at, "
+        f"{100 * promise['confidence']:.4g} % confidence",
+        f"expected error: {plan['error_source']}{star}",
+        f"proposed to skip the review: {plan['share']:.0%} of the labels ({plan['share_source']})",
+        "",
+        text_table(rows),
+        "",
+        "For one group; every further group costs one more audit. `–`: reviewing everything is no more work.",
+    ]

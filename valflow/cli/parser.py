@@ -48,6 +48,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     where.add_argument("--dry-run", action="store_true", help="print the plan, write nothing")
 
+    plan = add("plan", evidence.plan, "tell how many labels a person will have to look at")
+    plan.add_argument("config", metavar="CONFIG", help="YAML file")
+    plan.add_argument("--labels", type=int, metavar="N", help="labels in the batch (default: estimated)")
+    plan.add_argument("--picture", metavar="FILE.png", help="draw the plan, too")
+    plan.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting (repeatable)"
+    )
+
     runs = add("runs", views.runs, "list runs, latest first")
     runs.add_argument("--dataset")
     runs.add_argument("--limit", type=int, default=20)
