@@ -5,7 +5,7 @@ The ledger says which labels an action tagged; this writes it into the dataset, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bson import ObjectId
@@ -49,6 +49,25 @@ def put_on(record: dict[str, Any], dataset: Any, name: str, action: int) -> None
     dataset.reload()
 
 
+def put_on_samples(
+    record: dict[str, Any], dataset: Any, name: str, action: int, sample_ids: Sequence[ObjectId]
+) -> None:
+    """Put a tag on whole samples, whatever labels they have; those that had it before owe it to nobody."""
+    samples = database.samples_of(dataset)
+    query = {"_id": {"$in": list(sample_ids)}, "tags": {"$ne": name}}
+    fresh = [s["_id"] for s in samples.find(query, {"_id": 1})]
+    if not fresh:
+        return
+    database.ledger().update_many(
+        {"run": record["run"], "sample_id": {"$in": fresh}},
+        {"$addToSet": {"sample_tags": {"tag": name, "action": action}}},
+    )
+    samples.update_many(
+        {"_id": {"$in": fresh}}, {"$addToSet": {"tags": name}, "$currentDate": {"last_modified_at": True}}
+    )
+    dataset.reload()
+
+
 def take_off(record: dict[str, Any], dataset: Any, name: str, action: int) -> int:
     """Take the tag of an action off again, but for what had it before; returns the number of labels."""
     changed = labels_tagged(record["run"], action)
@@ -58,16 +77,19 @@ def take_off(record: dict[str, Any], dataset: Any, name: str, action: int) -> in
     query = {"run": record["run"], "sample_tags": {"tag": name, "action": action}}
     alone = {d["sample_id"] for d in database.ledger().find(query, {"sample_id": 1})}
     updates = []
-    for sample in samples.find({"_id": {"$in": list(holders)}}, {f"{path}._id": 1}):
-        sample_id = sample["_id"]
+    for sample in samples.find({"_id": {"$in": [*{*holders, *alone}]}}, {f"{path}._id": 1}):
+        sample_id, tagged = sample["_id"], holders.get(sample["_id"], [])
         updates += _changes(
-            "$pull", sample_id, name, sample_id in alone, path, _list_at(sample, path), holders[sample_id]
+            "$pull", sample_id, name, sample_id in alone, path, _list_at(sample, path), tagged
         )
     if updates:
         samples.bulk_write(updates, ordered=False)
     database.ledger().update_many(
         {"run": record["run"], "labels.tags.action": action},
-        {"$pull": {"labels.$[].tags": {"action": action}, "sample_tags": {"action": action}}},
+        {"$pull": {"labels.$[].tags": {"action": action}}},
+    )
+    database.ledger().update_many(
+        {"run": record["run"], "sample_tags.action": action}, {"$pull": {"sample_tags": {"action": action}}}
     )
     dataset.reload()
     return changed

@@ -100,6 +100,9 @@ def build_parser() -> argparse.ArgumentParser:
     audit = add("audit", labels.audit, "draw a random sample of approved labels and judge it")
     _run(audit)
     _reviewer(audit)
+    audit.add_argument(
+        "--completeness", action="store_true", help="judge whether objects are missing on whole images"
+    )
     audit.add_argument("--size", type=int, help="labels to draw (default: enough to bound 5 %% at 95 %%)")
     audit.add_argument("--seed", type=int, help="makes the draw repeatable")
     audit.add_argument(
