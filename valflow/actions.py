@@ -25,7 +25,8 @@ POLICY = "policy"
 MACHINE = (POLICY, "system")
 # A freeze takes seconds; one older than this belongs to a process that died.
 FREEZE_EXPIRES = timedelta(minutes=5)
-UNDOABLE = ("approve", "reject", "judge", "reset", "tag")
+JUDGE_IMAGES = "judge_images"
+UNDOABLE = ("approve", "reject", "judge", "reset", "tag", JUDGE_IMAGES)
 
 
 @dataclass(frozen=True)
@@ -141,9 +142,9 @@ def undo(run: str, reviewer: str, *, own: bool = False) -> ActionResult:
     changed = ledger.count_labels(record["run"], {"action": target})
     ledger.restore(record["run"], target, seq)
     dataset = database.dataset_of(record)
-    if last["event"] == "tag":
+    if last["event"] in ("tag", JUDGE_IMAGES):
         changed = problem_tags.take_off(record, dataset, last["selector"]["tag"], target)
-    if last["event"] == "judge":
+    if last["event"] in ("judge", JUDGE_IMAGES):
         database.audits().update_many(
             {"run": record["run"]},
             {"$set": {f"items.$[i].{key}": None for key in ("verdict", "reviewer", "time", "action")}},

@@ -65,7 +65,7 @@ def draw(run: str, reviewer: str, *, size: int | None = None, seed: int | None =
     labels = _predictions(record["run"], [population[index] for index in chosen.tolist()])
     probability = size / len(population)
     items = [{**label, "probability": probability} for label in labels]
-    return _insert(record, SPOT_CHECK, reviewer, seed, len(population), items)
+    return insert(record, SPOT_CHECK, reviewer, seed, len(population), items)
 
 
 def insert_certificate_audit(
@@ -79,12 +79,13 @@ def insert_certificate_audit(
         population: labels that a certificate could speak about.
         items: the labels in order of the draw, each with ``label_id, sample_id, label, confidence, probability``.
     """
-    return _insert(record, CERTIFICATE, actions.POLICY, seed, population, items)
+    return insert(record, CERTIFICATE, actions.POLICY, seed, population, items)
 
 
-def _insert(
+def insert(
     record: runs.Record, kind: str, who: str, seed: int, population: int, items: Sequence[dict[str, Any]]
 ) -> Audit:
+    """Write down a draw; its items wait for verdicts, numbered from 1."""
     audit = {
         "run": record["run"],
         "kind": kind,
@@ -138,11 +139,29 @@ def judge(run: str, verdicts: Mapping[int, str], reviewer: str) -> Audit:
         raise AuditError(
             f"run {record['run']} has no audit yet; draw one with `valflow audit {record['run']}`"
         )
+    fresh = fresh_verdicts(audit, verdicts, VERDICTS)
+    if not fresh:
+        return audit
+    action = actions.judge_labels(record["run"], reviewer, _consequences(record, audit, fresh), audit["_id"])
+    record_verdicts(audit, fresh, reviewer, action)
+    if audit["kind"] == CERTIFICATE:
+        from valflow.certifying import conclude
+
+        conclude(record["run"])
+    return latest(record["run"]) or audit
+
+
+def fresh_verdicts(audit: Audit, verdicts: Mapping[int, str], known: Sequence[str]) -> dict[int, str]:
+    """Those of the verdicts, by number, that are not on record yet.
+
+    Raises:
+        AuditError: a number was not drawn or is judged otherwise already, or a verdict is none of the known ones.
+    """
     by_number = {i["number"]: i for i in audit["items"]}
     problems = [
         f"number {n} was not drawn (1 to {len(by_number)} were)" for n in verdicts if n not in by_number
     ]
-    problems += [f"number {n}: {v!r} is no verdict" for n, v in verdicts.items() if v not in VERDICTS]
+    problems += [f"number {n}: {v!r} is no verdict" for n, v in verdicts.items() if v not in known]
     problems += [
         f"number {n} was judged {by_number[n]['verdict']!r} by {by_number[n]['reviewer']}"
         for n, v in verdicts.items()
@@ -150,14 +169,15 @@ def judge(run: str, verdicts: Mapping[int, str], reviewer: str) -> Audit:
     ]
     if problems:
         raise AuditError(
-            f"verdicts are {', '.join(VERDICTS)}; " + "; ".join(problems[:10]) + "; nothing was recorded"
+            f"verdicts are {', '.join(known)}; " + "; ".join(problems[:10]) + "; nothing was recorded"
         )
-    fresh = {n: v for n, v in verdicts.items() if by_number[n]["verdict"] is None}
-    if not fresh:
-        return audit
-    action = actions.judge_labels(record["run"], reviewer, _consequences(record, audit, fresh), audit["_id"])
+    return {n: v for n, v in verdicts.items() if by_number[n]["verdict"] is None}
+
+
+def record_verdicts(audit: Audit, verdicts: Mapping[int, str], reviewer: str, action: int) -> None:
+    """Write verdicts down, by number; what another one judged meanwhile stays."""
     time = database.now()
-    for number, verdict in fresh.items():
+    for number, verdict in verdicts.items():
         database.audits().update_one(
             {"_id": audit["_id"], "items": {"$elemMatch": {"number": number, "verdict": None}}},
             {
@@ -169,11 +189,6 @@ def judge(run: str, verdicts: Mapping[int, str], reviewer: str) -> Audit:
                 }
             },
         )
-    if audit["kind"] == CERTIFICATE:
-        from valflow.certifying import conclude
-
-        conclude(record["run"])
-    return latest(record["run"]) or audit
 
 
 def _consequences(

@@ -1,18 +1,18 @@
-"""The pre-finalization checklist: five questions, each answered by recorded evidence instead of a tick."""
+"""The pre-finalization checklist: questions, each answered by recorded evidence instead of a tick."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from typing import Any
 
-from valflow import actions, audits, certifying, ledger, runs
+from valflow import actions, audits, certifying, completeness, ledger, runs
 from valflow.label_types import APPROVED, INVALID, PROBLEM_TAGS, REJECTED
 
 DECIDING = ("approve", "reject", "reset", "judge")
 
 
 def evidence(record: runs.Record, table: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The five items, each with ``item, title, ok, required, evidence``.
+    """The items, each with ``item, title, ok, required, evidence``.
 
     Args:
         record: the run.
@@ -26,6 +26,8 @@ def evidence(record: runs.Record, table: list[dict[str, Any]]) -> list[dict[str,
         "thresholds": ("Thresholds are written down", *_thresholds(record)),
         "issues": ("Systematic issues were noted per class", *_issues(record, table)),
     }
+    if completeness.is_wanted(record):
+        answers["completeness"] = ("Random images were searched for missing objects", *_completeness(record))
     return [
         {"item": item, "title": title, "ok": ok, "required": item in required, "evidence": text}
         for item, (title, ok, text) in answers.items()
@@ -111,6 +113,15 @@ def _spot_check(record: runs.Record, table: list[dict[str, Any]]) -> tuple[bool,
         True,
         f"{audits.sentence(result)}, seed {result['seed']}, judged by {', '.join(result['reviewers'])}",
     )
+
+
+def _completeness(record: runs.Record) -> tuple[bool, str]:
+    result = completeness.summary_of(record["run"])
+    if result is None:
+        return True, "the run has no images to look at"
+    if result["upper_bound"] is None:
+        return False, f"{result['sentence']}; judge them with `valflow audit {record['run']} --completeness`"
+    return True, f"{result['sentence']}, seed {result['seed']}, judged by {', '.join(result['reviewers'])}"
 
 
 def _thresholds(record: runs.Record) -> tuple[bool, str]:

@@ -60,7 +60,7 @@ Duration = Annotated[
     BeforeValidator(_check_duration),
     WithJsonSchema({"type": "string", "pattern": f"^{_DURATION.pattern}$", "examples": ["7d", "12h"]}),
 ]
-ChecklistItem = Literal["reviewed", "problems", "spot_check", "thresholds", "issues"]
+ChecklistItem = Literal["reviewed", "problems", "spot_check", "thresholds", "issues", "completeness"]
 
 
 class Section(BaseModel):
@@ -180,6 +180,14 @@ class ReviewAll(Section):
 ApprovalConfig = Annotated[FixedApproval | CertifiedApproval | ReviewAll, Field(discriminator="mode")]
 
 
+class CompletenessConfig(Section):
+    """Whole images, drawn at random, on which a person looks for objects without a label."""
+
+    images: Count = Field(
+        60, le=10_000, description="Images to draw; none incomplete of 60 proves at most 3.8 % at 90 %"
+    )
+
+
 class ReviewConfig(Section):
     """Who decides, and on what evidence."""
 
@@ -194,6 +202,17 @@ class ReviewConfig(Section):
         None, description="Tell again that the run waits, each time after this long (2d, 12h); empty: never"
     )
     checklist: list[ChecklistItem] = Field(["spot_check"], description="Evidence that finalization demands")
+    completeness: CompletenessConfig | None = Field(
+        None, description="Random images to be searched for missing objects; empty asks for none"
+    )
+
+    @model_validator(mode="after")
+    def _can_be_supplied(self) -> ReviewConfig:
+        if "completeness" in self.checklist and self.completeness is None:
+            raise ValueError(
+                "checklist demands `completeness`, but no images are drawn for it; say completeness: {images: 60}"
+            )
+        return self
 
 
 class ValidationConfig(Section):

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pymongo import ReturnDocument
 
-from valflow import actions, app_edits, audits, certifying, checklist, database, ledger, runs
+from valflow import actions, app_edits, audits, certifying, checklist, completeness, database, ledger, runs
 from valflow.errors import DatabaseError, DecisionRefused, IllegalTransition
 from valflow.freezing import digest_of, freeze_labels, frozen_counts
 from valflow.label_types import APPROVED, REJECTED
@@ -241,6 +241,7 @@ def _accept(record: runs.Record, decision: Decision, frozen: Preview) -> runs.Re
             "class_table": frozen.class_table,
             "checklist": frozen.checklist,
             "audit": audits.summary(audit) if audit else None,
+            "completeness": completeness.summary_of(record["run"]),
             "problem_tags": ledger.problem_tag_counts(record["run"]),
             "issues": checklist.issue_notes(record["run"]),
             "review": {

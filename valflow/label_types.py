@@ -17,12 +17,13 @@ LabelDict = dict[str, Any]
 APPROVED, REJECTED, INVALID = "approved", "rejected", "invalid"
 AUDIT, INFERENCE_FAILED = "audit", "inference_failed"
 WORKFLOW_TAGS = (APPROVED, REJECTED, AUDIT, INVALID, INFERENCE_FAILED)
+MISSING_OBJECT = "missing_object"
 PROBLEM_TAGS = (
     "needs_correction",
     "false_positive",
     "wrong_class",
     "poor_bbox",
-    "missing_object",
+    MISSING_OBJECT,
     "low_confidence",
     "ambiguous",
 )

@@ -378,6 +378,11 @@ def problem_tag_counts(run: str) -> dict[str, int]:
     return {g["_id"]: g["n"] for g in groups}
 
 
+def sample_tags(run: str) -> list[str]:
+    """Tags that the review put on samples of a run."""
+    return sorted(database.ledger().distinct("sample_tags.tag", {"run": run}))
+
+
 def label_counts(table: list[dict[str, Any]]) -> dict[str, int]:
     """Totals over a class table."""
     return {

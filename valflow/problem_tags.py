@@ -38,6 +38,23 @@ def put_on(record: dict[str, Any], dataset: Any, name: str, action: int) -> None
     dataset.reload()
 
 
+def put_on_samples(
+    record: dict[str, Any], dataset: Any, name: str, action: int, sample_ids: Sequence[ObjectId]
+) -> None:
+    """Put a tag on whole samples, whatever labels they have; those that had it before owe it to nobody."""
+    samples = database.samples_of(dataset)
+    query = {"_id": {"$in": list(sample_ids)}, "tags": {"$ne": name}}
+    fresh = [s["_id"] for s in samples.find(query, {"_id": 1})]
+    if not fresh:
+        return
+    database.ledger().update_many(
+        {"run": record["run"], "sample_id": {"$in": fresh}},
+        {"$addToSet": {"sample_tags": {"tag": name, "action": action}}},
+    )
+    _change_samples("$addToSet", name, fresh, Stamp.take(record["run"]), samples)
+    dataset.reload()
+
+
 @collector.paused()
 def take_off(record: dict[str, Any], dataset: Any, name: str, action: int) -> int:
     """Take the tag of an action off again, but for what had it before; returns the number of labels."""
@@ -46,15 +63,28 @@ def take_off(record: dict[str, Any], dataset: Any, name: str, action: int) -> in
     samples, stamp = database.samples_of(dataset), Stamp.take(record["run"])
     query = {"run": record["run"], "sample_tags": {"tag": name, "action": action}}
     alone = {d["sample_id"] for d in database.ledger().find(query, {"_id": 0, "sample_id": 1})}
+    whole = set(alone)
     for holders in _holders(record["run"], action):
         mine = [i for i in holders if i in alone]
+        whole -= holders.keys()
         samples.bulk_write(_changes("$pull", name, list(holders), mine, path, holders, stamp, samples))
+    if whole:
+        _change_samples("$pull", name, list(whole), stamp, samples)
     database.ledger().update_many(
         {"run": record["run"], "labels.tags.action": action},
-        {"$pull": {"labels.$[].tags": {"action": action}, "sample_tags": {"action": action}}},
+        {"$pull": {"labels.$[].tags": {"action": action}}},
+    )
+    database.ledger().update_many(
+        {"run": record["run"], "sample_tags.action": action}, {"$pull": {"sample_tags": {"action": action}}}
     )
     dataset.reload()
     return changed
+
+
+def _change_samples(operator: str, name: str, ids: Sequence[ObjectId], stamp: Stamp, samples: Any) -> None:
+    """Change the tags of whole samples."""
+    change = {operator: {"tags": name}}
+    samples.bulk_write(stamp.updates({"_id": {"$in": list(ids)}}, change, None, stamp.worked_on(samples, ids)))
 
 
 def _holders(run: str, action: int) -> Iterator[dict[ObjectId, list[ObjectId]]]:

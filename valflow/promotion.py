@@ -18,7 +18,7 @@ from valflow.fingerprints import changed_samples
 from valflow.freezing import digest_of
 from valflow.inference import declare_field
 from valflow.label_types import LabelType, label_type_of
-from valflow.ledger import problem_tag_counts
+from valflow.ledger import problem_tag_counts, sample_tags
 from valflow.states import Event, State, advance, is_past
 
 BATCH = 1000
@@ -312,7 +312,7 @@ def _register(record: runs.Record, dataset: Any) -> None:
         dataset.register_run(record["run"], config)
     saved = dataset.list_saved_views()
     taken = {_address_of(name) for name in saved}
-    for tag in problem_tag_counts(record["run"]):
+    for tag in dict.fromkeys([*problem_tag_counts(record["run"]), *sample_tags(record["run"])]):
         address = _address_of(tag)
         if tag not in saved and address is not None and address not in taken:
             taken.add(address)

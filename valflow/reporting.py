@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from valflow import audits, checklist, database, ledger, runs
+from valflow import audits, checklist, completeness, database, ledger, runs
 from valflow.errors import DatabaseError
 from valflow.label_types import APPROVED, REJECTED
 from valflow.report import Tile, write_report
@@ -36,6 +36,7 @@ def current_view(record: runs.Record) -> runs.Record:
         "counts": {**record["counts"], **ledger.label_counts(table)},
         "checklist": checklist.evidence(record, table),
         "audit": audits.summary(audit) if audit else None,
+        "completeness": completeness.summary_of(record["run"]),
         "problem_tags": ledger.problem_tag_counts(record["run"]),
         "issues": checklist.issue_notes(record["run"]),
     }

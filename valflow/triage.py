@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from valflow import calibration, certifying, database, ledger, mirroring, runs
+from valflow import calibration, certifying, completeness, database, ledger, mirroring, runs
 from valflow.config import CertifiedApproval, FixedApproval, LabelingConfig
 from valflow.fingerprints import take_fingerprints
 from valflow.states import Event, State, is_past
@@ -39,6 +39,8 @@ def finish_triage(record: runs.Record, dataset: Any) -> runs.Record:
     certificate = None
     if isinstance(config.approval, CertifiedApproval):
         certificate = certifying.open_audit({**record, "fingerprint": fingerprint}, dataset, fingerprint)
+    if config.review.completeness is not None:
+        completeness.draw(record, config.review.completeness.images)
     mirroring.mirror_tags(record, dataset)
     table = ledger.class_table(record["run"], thresholds)
     counts = {**record["counts"], **ledger.label_counts(table)}

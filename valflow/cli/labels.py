@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,8 @@ def tag(options: Any) -> Result:
 
 def audit(options: Any) -> Result:
     """`valflow audit`: draw where nothing is drawn, then take verdicts."""
+    if options.completeness:
+        return _audit_images(options)
     from valflow import audits, certifying, runs
     from valflow.certify import VERDICTS
 
@@ -92,6 +95,50 @@ def audit(options: Any) -> Result:
             "items": runs.as_json(current["items"]),
         },
     )
+
+
+def _audit_images(options: Any) -> Result:
+    """`valflow audit --completeness`: are objects missing on the images that were drawn?"""
+    from valflow import completeness, runs
+    from valflow.audit_sheet import draw_image_sheet
+
+    if options.size or options.seed is not None:
+        raise AuditError("the images were drawn when the review opened; --size and --seed cannot change them")
+    run, reviewer = _key(options), reviewer_of(options)
+    record, current = runs.load(run), completeness.current(run)
+    sheet = draw_image_sheet(record, current, Path(options.sheet) if options.sheet else None)
+    if options.verdicts:
+        current = completeness.judge(run, _read_verdicts(options.verdicts), reviewer)
+    elif not options.no_prompt and not options.json and sys.stdin.isatty():
+        current = completeness.judge(run, _ask_about_images(current, sheet), reviewer)
+    summary = completeness.summary(current)
+    lines = [
+        f"{summary['drawn']} of {summary['population']} images were drawn (seed {summary['seed']})",
+        f"contact sheet: {sheet}",
+        summary["sentence"],
+    ]
+    if summary["judged"] < summary["drawn"]:
+        lines.append(
+            f"judge with: valflow audit {run} --completeness --verdicts FILE.csv   (columns number,verdict; "
+            f"verdicts: {', '.join(completeness.VERDICTS)})"
+        )
+    document = {
+        "run": run,
+        "sheet": str(sheet),
+        **runs.as_json(summary),
+        "items": runs.as_json(current["items"]),
+    }
+    return Result("\n".join(lines), document)
+
+
+def _ask_about_images(current: dict[str, Any], sheet: Path) -> dict[int, str]:
+    from valflow.completeness import COMPLETE, VERDICTS
+
+    print(
+        f"Look at {sheet}: is any object missing? Enter means complete, q stops (the rest can follow later)."
+    )
+    waiting = [(i["number"], "") for i in current["items"] if i["verdict"] is None]
+    return _ask_each(waiting, VERDICTS, COMPLETE)
 
 
 def _key(options: Any) -> str:
@@ -163,18 +210,23 @@ def _ask(record: dict[str, Any], current: dict[str, Any], reviewer: str, sheet: 
     from valflow.certify import CORRECT, VERDICTS
 
     print(f"Look at {sheet} and judge each number; Enter means correct, q stops (the rest can follow later).")
-    letters = {v[0]: v for v in VERDICTS}
+    items = audits.items_with_labels(record, current)
+    waiting = [(i["number"], i["label"]["label"]) for i in items if i["verdict"] is None]
+    return audits.judge(record["run"], _ask_each(waiting, VERDICTS, CORRECT), reviewer)
+
+
+def _ask_each(waiting: list[tuple[int, str]], known: Sequence[str], usual: str) -> dict[int, str]:
+    """A verdict per number from the terminal, until `q`; Enter means the usual one."""
+    letters = {v[0]: v for v in known}
     print("  " + ", ".join(f"{k}: {v}" for k, v in letters.items()))
     verdicts: dict[int, str] = {}
-    for item in audits.items_with_labels(record, current):
-        if item["verdict"] is not None:
-            continue
-        answer = input(f"{item['number']:>4}  {item['label']['label']}: ").strip().lower()
+    for number, name in waiting:
+        answer = input(f"{number:>4}  {name}: ").strip().lower()
         if answer == "q":
             break
-        verdict = letters.get(answer[:1], answer) if answer else CORRECT
-        while verdict not in VERDICTS:
-            answer = input(f"      expected one of {', '.join(VERDICTS)}: ").strip().lower()
-            verdict = letters.get(answer[:1], answer) if answer else CORRECT
-        verdicts[item["number"]] = verdict
-    return audits.judge(record["run"], verdicts, reviewer)
+        verdict = letters.get(answer[:1], answer) if answer else usual
+        while verdict not in known:
+            answer = input(f"      expected one of {', '.join(known)}: ").strip().lower()
+            verdict = letters.get(answer[:1], answer) if answer else usual
+        verdicts[number] = verdict
+    return verdicts

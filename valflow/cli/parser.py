@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from valflow import __version__
-from valflow.cli import labels, lifecycle, notifying, operations, reviewing, rollbacks, views
+from valflow.cli import evidence, labels, lifecycle, notifying, operations, reviewing, rollbacks, views
 
 RUN_HELP = "key of a run, or `latest`"
 
@@ -47,6 +47,14 @@ def build_parser() -> argparse.ArgumentParser:
         "--deploy", action="store_true", help="trigger the deployment instead of working in this process"
     )
     where.add_argument("--dry-run", action="store_true", help="print the plan, write nothing")
+
+    plan = add("plan", evidence.plan, "tell how many labels a person will have to look at")
+    plan.add_argument("config", metavar="CONFIG", help="YAML file")
+    plan.add_argument("--labels", type=int, metavar="N", help="labels in the batch (default: estimated)")
+    plan.add_argument("--picture", metavar="FILE.png", help="draw the plan, too")
+    plan.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting (repeatable)"
+    )
 
     runs = add("runs", views.runs, "list runs, latest first")
     runs.add_argument("--dataset")
@@ -92,6 +100,9 @@ def build_parser() -> argparse.ArgumentParser:
     audit = add("audit", labels.audit, "draw a random sample of approved labels and judge it")
     _run(audit)
     _reviewer(audit)
+    audit.add_argument(
+        "--completeness", action="store_true", help="judge whether objects are missing on whole images"
+    )
     audit.add_argument("--size", type=int, help="labels to draw (default: enough to bound 5 %% at 95 %%)")
     audit.add_argument("--seed", type=int, help="makes the draw repeatable")
     audit.add_argument(
@@ -168,6 +179,17 @@ def build_parser() -> argparse.ArgumentParser:
     )
     why = add("why", views.why, "tell why a label is there")
     why.add_argument("label", metavar="LABEL_ID")
+
+    calibration = add("calibration", evidence.calibration, "list what past audits say about models")
+    calibration.add_argument(
+        "--export", metavar="FILE.csv", help="write every verdict with its draw; `-` for standard output"
+    )
+    calibration.add_argument("--fingerprint", metavar="START", help="only the fingerprint that begins so")
+    calibration.add_argument(
+        "--forget", metavar="START", help="leave the verdicts of this fingerprint out of future scores"
+    )
+    calibration.add_argument("--yes", action="store_true", help="do not ask")
+    _reviewer(calibration)
 
     schedule = add("schedule", operations.schedule, "run a configuration by the clock")
     schedule.add_argument(

@@ -81,6 +81,7 @@ def document_of(record: dict[str, Any]) -> dict[str, Any]:
         "class_table",
         "checklist",
         "audit",
+        "completeness",
         "decision",
         "validation",
         "verification",

@@ -24,7 +24,7 @@ _OUTLINE = (255, 196, 61)
 
 
 def draw_contact_sheet(
-    tiles: Sequence[Tile], path: Path, title: str, columns: int = 8, note: str = ""
+    tiles: Sequence[Tile], path: Path, title: str, columns: int = 8, note: str = "", crop: int = _CROP
 ) -> Path:
     """Draw the tiles in their order, numbered from 1.
 
@@ -34,6 +34,7 @@ def draw_contact_sheet(
         title: printed on every page.
         columns: tiles per row.
         note: what to do, printed under the title.
+        crop: edge of a picture in pixels.
 
     Returns:
         The path of the first page; ``sheet_paths`` names all of them.
@@ -54,7 +55,7 @@ def draw_contact_sheet(
     for i, page in enumerate(pages):
         part = tiles[i * PER_PAGE : (i + 1) * PER_PAGE]
         where = f"page {i + 1} of {len(pages)}" if len(pages) > 1 else ""
-        _page(part, i * PER_PAGE + 1, (title, note, where), min(columns, len(tiles))).save(
+        _page(part, i * PER_PAGE + 1, (title, note, where), min(columns, len(tiles)), crop).save(
             page, "PNG", pnginfo=_signature(), compress_level=4
         )
     return pages[0]
@@ -83,9 +84,11 @@ def _is_ours(path: Path) -> bool:
         return False
 
 
-def _page(tiles: Sequence[Tile], first: int, words: tuple[str, str, str], columns: int) -> Image.Image:
+def _page(
+    tiles: Sequence[Tile], first: int, words: tuple[str, str, str], columns: int, crop: int
+) -> Image.Image:
     title, note, where = words
-    step_x, step_y = _CROP + _GAP, _CROP + _CAPTION + _GAP
+    step_x, step_y = crop + _GAP, crop + _CAPTION + _GAP
     width = max(2 * _MARGIN + columns * step_x - _GAP, 560)
     height = _TITLE + math.ceil(len(tiles) / columns) * step_y + _MARGIN - _GAP // 2
     sheet = Image.new("RGB", (width, height), _PAPER)
@@ -95,12 +98,12 @@ def _page(tiles: Sequence[Tile], first: int, words: tuple[str, str, str], column
     if where:
         draw.text((width - _MARGIN, 34), where, _SOFT, font_for(where, 18), anchor="rm")
     draw.line([(_MARGIN, _TITLE - 14), (width - _MARGIN, _TITLE - 14)], _LINE, 1)
-    for i, picture in crops(tiles, _CROP, _OUTLINE, context=2.0):
+    for i, picture in crops(tiles, crop, _OUTLINE, context=2.0):
         x, y = _MARGIN + i % columns * step_x, _TITLE + i // columns * step_y
         sheet.paste(picture, (x, y))
-        draw.rectangle([x, y, x + _CROP - 1, y + _CROP - 1], outline=_LINE)
-        room = _chip(draw, (x, y + _CROP + 6), str(first + i))
-        _write(draw, (x + room + 10, y + _CROP + 19), tiles[i].label, 22, _INK, _CROP - room - 12)
+        draw.rectangle([x, y, x + crop - 1, y + crop - 1], outline=_LINE)
+        room = _chip(draw, (x, y + crop + 6), str(first + i))
+        _write(draw, (x + room + 10, y + crop + 19), tiles[i].label, 22, _INK, crop - room - 12)
     return sheet
 
 

@@ -33,6 +33,7 @@ _VIA = {"cli": "command line", "prefect": "Prefect form", "app": "App", "policy"
 def review_section(record: Record) -> Section:
     """The decision and everything it rests on."""
     blocks: list[Block] = [*_decision(record), *_reviewers(record), *_checklist(record), *_spot_check(record)]
+    blocks += _completeness(record)
     blocks += [*_problems(record), *_issues(record)]
     return Section("review", "Review", blocks)
 
@@ -130,6 +131,21 @@ def _spot_check(record: Record) -> list[Block]:
         blocks.append(
             Paragraph(f"{since} were approved after the draw; it says nothing about those.", "waiting")
         )
+    return blocks
+
+
+def _completeness(record: Record) -> list[Block]:
+    found = record.get("completeness") or {}
+    if not found:
+        return []
+    population = formats.counted(found.get("population"), "image")
+    words = (
+        f"{formats.count(found.get('drawn'))} of {population} were drawn at random (seed "
+        f"{found.get('seed', formats.NOTHING)}) and searched for objects without a label: {found.get('sentence')}."
+    )
+    blocks: list[Block] = [Heading("Missed objects"), Paragraph(words)]
+    if (found.get("verdicts") or {}).get("incomplete"):
+        blocks.append(Paragraph(["The incomplete images carry the tag ", Code("missing_object"), "."]))
     return blocks
 
 

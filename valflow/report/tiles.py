@@ -32,6 +32,7 @@ class Tile:
         label: class name.
         confidence: in [0, 1]; None if the model gave none.
         caption: anything else worth saying about this label.
+        outlines: instead of one label, a whole image with these boxes; None for a label.
     """
 
     filepath: str
@@ -39,6 +40,7 @@ class Tile:
     label: str
     confidence: float | None = None
     caption: str = ""
+    outlines: tuple[tuple[float, float, float, float], ...] | None = None
 
 
 def choose(tiles: Sequence[Tile], amount: int, seed: str | int) -> list[Tile]:
@@ -68,7 +70,12 @@ def crops(
         if tile.filepath != path:
             path = tile.filepath
             image, problem = _read(path)
-        yield i, _grey_tile(size, problem) if image is None else _cut(image, tile.box, size, colour, context)
+        if image is None:
+            yield i, _grey_tile(size, problem)
+        elif tile.outlines is not None:
+            yield i, _whole(image, tile.outlines, size, colour)
+        else:
+            yield i, _cut(image, tile.box, size, colour, context)
 
 
 def as_jpeg(picture: Image.Image, quality: int = 84) -> bytes:
@@ -118,12 +125,36 @@ def _cut(
     picture, scale, offset = _fitted(image, (window[0], window[2], window[1], window[3]), size)
     x0, y0 = ((left - window[0]) * scale + offset[0], (top - window[2]) * scale + offset[1])
     x1, y1 = ((right - window[0]) * scale + offset[0], (bottom - window[2]) * scale + offset[1])
-    outline = [min(max(v, 1.0), size - 2.0) for v in (x0, y0, x1, y1)]
-    draw = ImageDraw.Draw(picture)
-    # Dark under bright: visible on every picture.
-    draw.rectangle([outline[0] - 1, outline[1] - 1, outline[2] + 1, outline[3] + 1], outline=(12, 16, 22))
-    draw.rectangle(outline, outline=colour, width=2)
+    _outline(ImageDraw.Draw(picture), (x0, y0, x1, y1), size, colour)
     return picture
+
+
+def _whole(
+    image: Image.Image,
+    boxes: Sequence[Sequence[float]],
+    size: int,
+    colour: tuple[int, int, int],
+) -> Image.Image:
+    """All of the image, with every box that lies in it."""
+    picture, scale, offset = _fitted(image, (0, 0, *image.size), size)
+    draw = ImageDraw.Draw(picture)
+    for corners in (_corners(box, *image.size) for box in boxes):
+        if corners is not None:
+            x0, y0, x1, y1 = (v * scale + offset[i % 2] for i, v in enumerate(corners))
+            _outline(draw, (x0, y0, x1, y1), size, colour)
+    return picture
+
+
+def _outline(
+    draw: ImageDraw.ImageDraw,
+    corners: tuple[float, float, float, float],
+    size: int,
+    colour: tuple[int, int, int],
+) -> None:
+    x0, y0, x1, y1 = (min(max(v, 1.0), size - 2.0) for v in corners)
+    # Dark under bright: visible on every picture.
+    draw.rectangle([x0 - 1, y0 - 1, x1 + 1, y1 + 1], outline=(12, 16, 22))
+    draw.rectangle([x0, y0, x1, y1], outline=colour, width=2)
 
 
 def _corners(
