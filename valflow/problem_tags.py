@@ -84,7 +84,9 @@ def take_off(record: dict[str, Any], dataset: Any, name: str, action: int) -> in
 def _change_samples(operator: str, name: str, ids: Sequence[ObjectId], stamp: Stamp, samples: Any) -> None:
     """Change the tags of whole samples."""
     change = {operator: {"tags": name}}
-    samples.bulk_write(stamp.updates({"_id": {"$in": list(ids)}}, change, None, stamp.worked_on(samples, ids)))
+    samples.bulk_write(
+        stamp.updates({"_id": {"$in": list(ids)}}, change, None, stamp.worked_on(samples, ids))
+    )
 
 
 def _holders(run: str, action: int) -> Iterator[dict[ObjectId, list[ObjectId]]]:
