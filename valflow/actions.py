@@ -121,7 +121,7 @@ def undo(run: str, reviewer: str, *, own: bool = False) -> ActionResult:
     """
     check_person(reviewer)
     record = runs.load(run)
-    _read_app_edits(record["run"], reviewer)
+    _read_app_edits(record["run"])
     last = last_undoable(record["run"], reviewer if own else None)
     if last is None:
         raise SelectionError(
@@ -202,7 +202,7 @@ def judge_labels(
 
     A label that somebody rejected since the draw stays rejected.
     """
-    _read_app_edits(run, reviewer)
+    _read_app_edits(run)
     record = begin(run)
     seq = record["action_seq"]
     record_action(
@@ -284,7 +284,7 @@ def _decide(
     """
     check_person(reviewer)
     run = runs.load(run)["run"]
-    _read_app_edits(run, reviewer)
+    _read_app_edits(run)
     _check_known(run, selection)
     selected = _count(run, selection, {"$ne": ["$$l._id", None]})
     if not _count(run, selection, may):
@@ -310,11 +310,11 @@ def _decide(
     return ActionResult(run, seq, event, changed, left)
 
 
-def _read_app_edits(run: str, reviewer: str) -> None:
+def _read_app_edits(run: str) -> None:
     """Before tags are written: what people tagged by hand in the App would be wiped as a difference."""
     from valflow.app_edits import read_edits
 
-    read_edits(run, reviewer)
+    read_edits(run)
 
 
 def require_review(record: runs.Record) -> None:
