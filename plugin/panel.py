@@ -176,7 +176,7 @@ class AutoLabeling(RunsTab, ReviewTab, ApprovalTab, AuditPart, ApprovedTab, foo.
             self.set_grid(ctx, record, reload)
 
     def _look_at_review(self, ctx: Any, screen: Screen, record: runs.Record) -> None:
-        edits = app_edits.read_edits(record["run"], screen.reviewer) if screen.reviewer else app_edits.Edits()
+        edits = app_edits.read_edits(record["run"]) if screen.reviewer else app_edits.Edits()
         if edits.in_words():
             ctx.ops.notify(edits.in_words(), variant="warning" if edits.vanished else "info")
         shown = screen.shown()

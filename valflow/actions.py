@@ -122,7 +122,7 @@ def undo(run: str, reviewer: str, *, own: bool = False) -> ActionResult:
     """
     check_person(reviewer)
     record = runs.load(run)
-    _read_app_edits(record["run"], reviewer)
+    _read_app_edits(record["run"])
     last = last_undoable(record["run"], reviewer if own else None)
     if last is None:
         raise SelectionError(
@@ -212,7 +212,7 @@ def judge_labels(run: str, reviewer: str, consequences: Mapping[str, Sequence[Ob
         consequences: per state the labels that get it; only approved ones become undecided.
         audit: id of the draw.
     """
-    _read_app_edits(run, reviewer)
+    _read_app_edits(run)
     record = begin(run)
     seq = record["action_seq"]
     counts = {state: len(ids) for state, ids in consequences.items()}
@@ -298,7 +298,7 @@ def _decide(
     """
     check_person(reviewer)
     run = runs.load(run)["run"]
-    _read_app_edits(run, reviewer)
+    _read_app_edits(run)
     _check_known(run, selection)
     selected = _count(run, selection, {"$ne": ["$$l._id", None]})
     if not _count(run, selection, may):
@@ -324,11 +324,11 @@ def _decide(
     return ActionResult(run, seq, event, changed, left)
 
 
-def _read_app_edits(run: str, reviewer: str) -> None:
+def _read_app_edits(run: str) -> None:
     """Before tags are written: what people tagged by hand in the App would be wiped as a difference."""
     from valflow.app_edits import read_edits
 
-    read_edits(run, reviewer)
+    read_edits(run)
 
 
 def require_review(record: runs.Record) -> None:

@@ -18,6 +18,8 @@ from valflow.label_types import APPROVED, REJECTED, label_type_of
 from valflow.ledger import UNDECIDED, Expression, map_labels, state_change
 
 _SAMPLES_AT_ONCE = 1000
+# Whose hand put a tag on, the App does not say: not that of whoever happens to look first.
+SOMEBODY = "a reviewer in the App"
 
 
 @dataclass(frozen=True)
@@ -53,10 +55,10 @@ class Edits:
         return "; ".join(parts)
 
 
-def read_edits(run: str, reviewer: str) -> Edits:
+def read_edits(run: str) -> Edits:
     """Take over what was tagged by hand, and repair tags that differ from the ledger.
 
-    A tag that was added is an action of ``reviewer``; one that is missing is never an undo, because the tags
+    A tag that was added is an action of ``SOMEBODY``; one that is missing is never an undo, because the tags
     of labels do not survive a stale screen. A tag that may be left over from an earlier state is no action.
 
     Raises:
@@ -70,7 +72,7 @@ def read_edits(run: str, reviewer: str) -> Edits:
     taken = {state: {d["sample_id"]: d[state] for d in found if d[state]} for state in (APPROVED, REJECTED)}
     counts = {}
     for state, event in ((APPROVED, "approve"), (REJECTED, "reject")):
-        counts[state] = _take_over(record["run"], event, state, taken[state], reviewer)
+        counts[state] = _take_over(record["run"], event, state, taken[state])
     crooked = [d["sample_id"] for d in found if d["crooked"]]
     if crooked or any(counts.values()):
         record = runs.load(run)
@@ -184,16 +186,14 @@ def _compared() -> Expression:
     }
 
 
-def _take_over(
-    run: str, event: str, state: str, by_sample: dict[ObjectId, list[ObjectId]], reviewer: str
-) -> int:
+def _take_over(run: str, event: str, state: str, by_sample: dict[ObjectId, list[ObjectId]]) -> int:
     """One action for all labels that were tagged by hand, sample by sample: a long list of ids is quadratic."""
     if not by_sample:
         return 0
     record = actions.begin(run)
     seq = record["action_seq"]
     number = sum(len(ids) for ids in by_sample.values())
-    actions.record_action(record, event, reviewer, {"tagged in the App": state, "labels": number})
+    actions.record_action(record, event, SOMEBODY, {"tagged in the App": state, "labels": number})
     change = {**state_change(state, seq, "invalid"), "invalid": []}
     updates = [
         UpdateOne(

@@ -171,7 +171,7 @@ def reopen(
 def _read_app_edits(record: runs.Record, reviewer: str) -> None:
     """What people only tagged in the App belongs to what is confirmed."""
     if record["state"] == State.IN_REVIEW.value and reviewer.strip().lower() not in actions.MACHINE:
-        app_edits.read_edits(record["run"], reviewer.strip())
+        app_edits.read_edits(record["run"])
 
 
 def _check_reviewer(record: runs.Record, decision: Decision) -> None:

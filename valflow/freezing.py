@@ -209,13 +209,18 @@ def _frozen(record: runs.Record, token: str) -> ledger.Expression:
             "default": "human",
         }
     }
+    shown = {"$ifNull": ["$$d.tags", []]}
+    # A tag of an action that a screen has wiped is no undo of it.
+    given = {"$setDifference": [{"$ifNull": ["$$e.tags.tag", []]}, shown]}
     tags = {
         "$filter": {
-            "input": {"$ifNull": ["$$d.tags", []]},
+            "input": {"$concatArrays": [shown, given]},
             "as": "t",
             "cond": {"$not": [{"$in": ["$$t", list(WORKFLOW_TAGS)]}]},
         }
     }
+    # The model's, and nobody's to edit: a screen that hides it may save it as null.
+    confidence = {"$cond": [{"$isNumber": "$$e.confidence"}, {"confidence": "$$e.confidence"}, {}]}
     place = {"$indexOfArray": ["$ids", "$$d._id"]}
     added = {"tags": tags, "run": {"$literal": record["run"]}, "source": source}
     final = {
@@ -224,7 +229,7 @@ def _frozen(record: runs.Record, token: str) -> ledger.Expression:
                 "e": {"$arrayElemAt": ["$labels", place]},
                 "was": {"$arrayElemAt": ["$predicted", place]},
             },
-            "in": {"$mergeObjects": ["$$d", added]},
+            "in": {"$mergeObjects": ["$$d", confidence, added]},
         }
     }
     # Place -1, of a label that the ledger does not know, would mean the last one.

@@ -28,7 +28,7 @@ def run(dataset: Any) -> str:
     run = make_run(dataset)
     long_ago = database.now() - timedelta(hours=1)
     database.samples_of(dataset).update_many({}, {"$set": {"last_modified_at": long_ago}})
-    app_edits.read_edits(run, "ann")
+    app_edits.read_edits(run)
     return run
 
 
@@ -76,13 +76,13 @@ class TestOwnWrites:
         database.ledger().update_many(with_labels, {"$set": {"dirty": record["action_seq"]}})
         mirroring.mirror_tags(record, dataset)
         assert to_look_at(run, dataset) == 1
-        assert app_edits.read_edits(run, "ann").drawn == 1
+        assert app_edits.read_edits(run).drawn == 1
 
     def test_what_a_person_does_after_an_action_is_seen(self, run: str, dataset: Any) -> None:
         actions.reject(run, Selection(classes=("dog",)), "ann")
         label = ids_where(run, state="undecided")[0]
         dataset.select_labels(ids=[label], fields=FIELD).tag_labels("approved", label_fields=FIELD)
-        assert app_edits.read_edits(run, "ann").approved == 1
+        assert app_edits.read_edits(run).approved == 1
 
     def test_stamps_are_forgotten_once_they_are_old(self, run: str) -> None:
         actions.approve(run, Selection(all=True), "ann")
@@ -128,7 +128,7 @@ class TestMirroring:
         slowly(monkeypatch)
         actions.reset(run, "ann")
         before = entries(run)
-        assert app_edits.read_edits(run, "bob") == app_edits.Edits()
+        assert app_edits.read_edits(run) == app_edits.Edits()
         assert entries(run) == before
         monkeypatch.undo()
         actions.approve(run, Selection(classes=("cat",)), "ann")

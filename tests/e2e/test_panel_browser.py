@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.browser import CHROMIUM, page_at
+from tests.browser import CHROMIUM
 from tests.builders import counts, entries, labels_in
+from tests.e2e.browsing import Screen, eventually, opened
 from valflow import audits, database, prefect_api, review_app, runs
 from valflow.config import config_from_mapping
 from valflow.stack import Stack
@@ -22,63 +21,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="needs a chromium"),
 ]
-
-
-class Screen:
-    """What a person sees of the panel, and does with the mouse."""
-
-    def __init__(self, page: Any) -> None:
-        self.page = page
-
-    def button(self, label: str) -> Any:
-        return self.page.locator("button.MuiButton-root", has_text=re.compile(label)).first
-
-    def click(self, label: str, then: str | None = None) -> None:
-        self.button(label).click()
-        if then:
-            self.sees(then)
-
-    def sees(self, text: str) -> None:
-        self.page.get_by_text(re.compile(text)).first.wait_for()
-
-    def type(self, label: str, text: str) -> None:
-        field = self.page.locator(f"xpath=//*[contains(text(),'{label}')]/following::input[1]")
-        field.fill(text)
-        field.press("Tab")
-
-    def tiles(self, number: int) -> None:
-        """Wait until the grid holds so many."""
-        self.page.locator("[data-cy=entry-counts]", has_text=re.compile(rf"^{number}\b")).wait_for()
-        self.page.locator("[data-cy=looker]").first.wait_for()
-
-    def number_on(self, label: str) -> int:
-        """The number of labels that a button names."""
-        return int(re.findall(r"\d+", self.button(label).inner_text())[0])
-
-    def slider_end(self) -> float:
-        """The upper end of the confidence range; a pixel of the slider is not a hundredth."""
-        text = self.page.get_by_text(re.compile(r"to \d\.\d\d")).first.inner_text()
-        return float(re.findall(r"to (\d\.\d\d)", text)[0])
-
-    def select(self, *places: int) -> None:
-        """Tick tiles in the grid, from the first."""
-        for place in places:
-            tile = self.page.locator("[data-cy=looker]").nth(place)
-            tile.hover()
-            self.page.wait_for_timeout(500)
-            corner = tile.bounding_box()
-            self.page.mouse.click(corner["x"] + 16, corner["y"] + 16)
-            self.page.wait_for_timeout(500)
-
-    def slide_down_to(self, share: float) -> None:
-        """Move the upper end of the confidence."""
-        slider = self.page.locator(".MuiSlider-root", has=self.page.locator("input[min='0'][max='1']")).last
-        # The panel is drawn anew after each answer: an element may go while it is looked at.
-        box = None
-        while box is None:
-            self.page.wait_for_timeout(1000)
-            box = slider.bounding_box()
-        self.page.mouse.click(box["x"] + box["width"] * share, box["y"] + box["height"] / 2)
 
 
 @pytest.fixture
@@ -112,15 +54,8 @@ def waiting(in_stack: Stack, scenes: Any, tmp_path: Path) -> str:
 @pytest.fixture
 def screen(waiting: str, in_stack: Stack) -> Iterator[Screen]:
     """The browser, at the address that was printed."""
-    with page_at(str(review_app.address_of(runs.load(waiting), in_stack.app_url))) as page:
-        yield Screen(page)
-
-
-def eventually(claim: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not claim():
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.5)
+    with opened(str(review_app.address_of(runs.load(waiting), in_stack.app_url))) as screen:
+        yield screen
 
 
 def undecided_up_to(run: str, confidence: float) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from fiftyone.operators.executor import ExecutionError
 
+from plugin import grid
 from tests.builders import accept, bring_to, counts, entries, ids_where, judge_all, labels_in
 from tests.plugin.screens import Reviewer, call
 from valflow import actions, audits, database, decisions, runs
@@ -27,6 +28,11 @@ def confirm(reviewer: Reviewer, **changes: Any) -> dict[str, Any]:
     [prompt] = reviewer.was_asked("prompt_user_for_operation")
     values = {**prompt["params"], **changes}
     return call("finalize_labels", reviewer.dataset, **values)
+
+
+def judge_open(run: str) -> None:
+    """What is drawn and not judged is right."""
+    audits.judge(run, {item["number"]: "correct" for item in audits.open_items(run)}, "ann")
 
 
 class TestChecklist:
@@ -52,6 +58,23 @@ class TestAudit:
         stages = approval.was_asked("set_view")[0]["view"]
         hidden = [dict(s["kwargs"])["field"] for s in stages if s["_cls"].endswith("SetField")]
         assert hidden == ["auto_in_review.detections.confidence", "auto_in_review.detections.tags"]
+
+    def test_what_a_blind_tile_saves_does_no_harm(self, approval: Reviewer, dataset: Any, run: str) -> None:
+        actions.tag(run, "poor_bbox", Shown(states=("approved",), all=True), "ann")
+        approval.click("start_audit")
+        record = runs.load(run)
+        labels = approval.grid
+        holders = [entries(run)[i]["sample_id"] for i in labels]
+        for tile in grid.blind_patches(dataset, record, labels, holders):
+            tile.save()  # all of it, the confidence that it does not show included
+        judge_open(run)
+        decisions.submit(run, decisions.Decision("finalize", "ann"))
+        bring_to(run, dataset, "FINALIZED")
+        final = labels_in(dataset, "auto")
+        assert {i: d["confidence"] for i, d in final.items()} == {
+            i: entries(run)[i]["confidence"] for i in labels
+        }
+        assert all(d["tags"] == ["poor_bbox"] for d in final.values())
 
     def test_wrong_ones_are_selected_and_the_rest_confirmed(self, approval: Reviewer, run: str) -> None:
         wrong, unsure = approval.click("start_audit").grid[:2]
