@@ -15,7 +15,7 @@ from valflow.runs import Record
 
 
 def patches(dataset: Any, record: Record, page: Page) -> Any:
-    """One tile per label of the page."""
+    """One tile per label of the page, in its order."""
     field = record["staging_field"]
     if not page.label_ids:
         return dataset.select([])
@@ -24,6 +24,7 @@ def patches(dataset: Any, record: Record, page: Page) -> Any:
         .select_fields([field])
         .select_labels(ids=page.label_ids, fields=field)
         .to_patches(field)
+        .select(page.label_ids, ordered=True)
     )
 
 

@@ -230,12 +230,13 @@ class AutoLabeling(RunsTab, ReviewTab, ApprovalTab, AuditPart, ApprovedTab, foo.
             ids = self.set_audit_grid(ctx, record, dataset)
         else:
             shown = None if mode == DRAW else screen.shown()
+            order: reviewing.Order = "uncertain" if screen.tab == REVIEW else "samples"
             if mode in (SAMPLES, DRAW):
-                found = reviewing.page_of_samples(record["run"], shown, page_number)
+                found = reviewing.page_of_samples(record["run"], shown, page_number, order=order)
                 ids = found.sample_ids
                 ctx.ops.set_view(grid.samples(dataset, found))
             else:
-                found = reviewing.page_of_labels(record["run"], screen.shown(), page_number)
+                found = reviewing.page_of_labels(record["run"], screen.shown(), page_number, order=order)
                 ids = found.label_ids
                 ctx.ops.set_view(grid.patches(dataset, record, found))
             ctx.ops.set_active_fields([record["staging_field"]])

@@ -17,10 +17,13 @@ from valflow.ledger import UNDECIDED
 
 Floats = NDArray[np.float64]
 
-# A part of a stored batch: 36 bytes per label, far below the 16 MB of a document.
+# Kept beside the scores: they tell people what to look at first.
+_KEPT_FEATURES = ("disagreement",)
+# A part of a stored batch: at most 44 bytes per label, far below the 16 MB of a document.
 _LABELS_PER_PART = 100_000
 _CURSOR_BATCH = 1000
-_ID = np.dtype("V12")
+# Ids as raw bytes.
+ID = np.dtype("V12")
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,10 @@ def read_batch(
     }
     if second_opinion is not None:
         other = _read_field(record, dataset, second_opinion, samples)
-        agree, disagree = second_opinions(samples, boxes, classes, *other)
+        # As numbers: raw bytes cannot be looked up.
+        places = np.unique(np.concatenate([samples, other[0]]), return_inverse=True)[1]
+        own, others = places[: len(samples)], places[len(samples) :]
+        agree, disagree = second_opinions(own, boxes, classes, others, *other[1:])
         features |= {"agreement": agree, "disagreement": disagree}
     return Batch(
         ids[candidate],
@@ -130,8 +136,8 @@ def _read_columns(record: dict[str, Any], attributes: Sequence[str]) -> list[NDA
             for values, name in zip(extra, wanted, strict=True):
                 values.append(_number(prediction.get(name)))
     return [
-        np.frombuffer(b"".join(samples), _ID),
-        np.frombuffer(b"".join(ids), _ID),
+        np.frombuffer(b"".join(samples), ID),
+        np.frombuffer(b"".join(ids), ID),
         np.array(classes, dtype=str),
         np.array(confidence, float),
         np.array(boxes, float).reshape(-1, 4),
@@ -156,7 +162,7 @@ def _read_field(record: dict[str, Any], dataset: Any, name: str, samples: NDArra
                 rows.append((sample["_id"].binary, box, str(label.get("label")), weight))
     images, boxes, classes, weights = zip(*rows, strict=True) if rows else ((), (), (), ())
     return [
-        np.frombuffer(b"".join(images), _ID),
+        np.frombuffer(b"".join(images), ID),
         np.array(boxes, float).reshape(-1, 4),
         np.array(classes, dtype=str),
         np.array(weights, float),
@@ -181,6 +187,7 @@ def store_batch(run: str, batch: Batch, quality: Floats) -> None:
     """Keep which labels a proposal is about, and their qualities, to the last bit; replaces what was kept."""
     database.batches().delete_many({"run": run})
     names, code = np.unique(batch.classes, return_inverse=True)
+    kept = [name for name in _KEPT_FEATURES if name in batch.features]
     for part, start in enumerate(range(0, len(batch), _LABELS_PER_PART)):
         rows = slice(start, start + _LABELS_PER_PART)
         database.batches().insert_one(
@@ -193,12 +200,13 @@ def store_batch(run: str, batch: Batch, quality: Floats) -> None:
                 "class": code[rows].astype("<i4").tobytes(),
                 "confidence": batch.confidence[rows].astype("<f8").tobytes(),
                 "quality": np.asarray(quality, float)[rows].astype("<f8").tobytes(),
+                **{name: batch.features[name][rows].astype("<f8").tobytes() for name in kept},
             }
         )
 
 
 def load_batch(run: str) -> tuple[Batch, Floats]:
-    """The batch of a run, without features, and the qualities of its labels; empty where none was stored."""
+    """The batch of a run, without most features, and the qualities of its labels; empty where none was stored."""
     parts = list(database.batches().find({"run": run}).sort("part", 1))
 
     def column(name: str, kind: Any) -> NDArray[Any]:
@@ -206,9 +214,10 @@ def load_batch(run: str) -> tuple[Batch, Floats]:
 
     names = np.array(parts[0]["classes"] if parts else [], dtype=str)
     batch = Batch(
-        column("labels", _ID),
-        column("samples", _ID),
+        column("labels", ID),
+        column("samples", ID),
         names[column("class", "<i4")],
         column("confidence", "<f8"),
+        {name: column(name, "<f8") for name in _KEPT_FEATURES if parts and name in parts[0]},
     )
     return batch, column("quality", "<f8").astype(float)

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from valflow import actions, database, ledger
 from valflow.actions import ActionResult
+from valflow.batches import object_id
 from valflow.errors import SelectionError
 from valflow.label_types import APPROVED, REJECTED
 from valflow.ledger import UNDECIDED, Expression
+from valflow.review_order import rank
 from valflow.selections import Selection, object_ids
+
+Order = Literal["samples", "uncertain"]
 
 PATCHES_PER_PAGE = 100
 SAMPLES_PER_PAGE = 50
@@ -201,8 +205,23 @@ def table(run: str, shown: Shown) -> list[dict[str, Any]]:
     return sorted(rows.values(), key=lambda r: (-r["total"], r["label"]))
 
 
-def page_of_labels(run: str, shown: Shown, number: int, size: int = PATCHES_PER_PAGE) -> Page:
-    """The labels of one page; pages count from 1."""
+def page_of_labels(
+    run: str, shown: Shown, number: int, size: int = PATCHES_PER_PAGE, *, order: Order = "samples"
+) -> Page:
+    """The labels of one page; pages count from 1.
+
+    Args:
+        run: key of the run.
+        shown: which labels there are.
+        number: of the page.
+        size: labels on a page.
+        order: ``samples``: by sample id; ``uncertain``: the least certain first, those of a sample together.
+    """
+    if order == "uncertain":
+        ranking = rank(run, shown)
+        rows = slice((number - 1) * size, number * size)
+        samples = [str(object_id(i)) for i in ranking.sample_ids[rows]]
+        return Page([str(object_id(i)) for i in ranking.label_ids[rows]], list(dict.fromkeys(samples)))
     kept = {"$filter": {"input": "$labels", "as": "l", "cond": shown.condition()}}
     found = database.ledger().aggregate(
         [
@@ -220,12 +239,20 @@ def page_of_labels(run: str, shown: Shown, number: int, size: int = PATCHES_PER_
             {"$limit": size},
         ]
     )
-    rows = list(found)
-    return Page([str(r["id"]) for r in rows], list(dict.fromkeys(str(r["sample_id"]) for r in rows)))
+    listed = list(found)
+    return Page([str(r["id"]) for r in listed], list(dict.fromkeys(str(r["sample_id"]) for r in listed)))
 
 
-def page_of_samples(run: str, shown: Shown | None, number: int, size: int = SAMPLES_PER_PAGE) -> Page:
-    """The samples of one page that hold a label which is shown (None: all of the run); pages count from 1."""
+def page_of_samples(
+    run: str, shown: Shown | None, number: int, size: int = SAMPLES_PER_PAGE, *, order: Order = "samples"
+) -> Page:
+    """The samples of one page that hold a label which is shown (None: all of the run); pages count from 1.
+
+    In the order ``uncertain``, of which all samples of a run have none, the one with the least certain label is first.
+    """
+    if order == "uncertain" and shown is not None:
+        ranked = list(dict.fromkeys(rank(run, shown).sample_ids.tolist()))
+        return Page([], [str(object_id(i)) for i in ranked[(number - 1) * size : number * size]])
     query = shown.document_query() if shown else {}
     cursor = database.ledger().find({"run": run, **query}, {"_id": 0, "sample_id": 1})
     found = cursor.sort("sample_id", 1).skip((number - 1) * size).limit(size)

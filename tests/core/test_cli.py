@@ -24,8 +24,8 @@ from valflow.stack import Stack
 from valflow.states import State
 
 COMMANDS = (
-    "init", "run", "plan", "runs", "show", "approve", "reject", "undo", "tag", "audit", "finalize", "discard",
-    "rollback", "report", "export", "why", "calibration", "schedule", "unschedule", "notify", "up", "doctor",
+    "init", "run", "plan", "runs", "show", "queue", "approve", "reject", "undo", "tag", "audit", "finalize",
+    "discard", "rollback", "report", "export", "why", "calibration", "schedule", "unschedule", "notify", "up", "doctor",
 )  # fmt: skip
 RUN_KEYS = {
     "run", "dataset", "label_field", "state", "config", "counts", "history", "artifacts", "metrics",
@@ -129,7 +129,7 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
 
 def _needed(name: str) -> list[str]:
     needs_one = {"init", "run", "plan", "show", "why", "unschedule", "report", "export"}
-    needs_run = {"approve", "reject", "undo", "audit", "finalize", "discard"}
+    needs_run = {"approve", "reject", "undo", "audit", "finalize", "discard", "queue"}
     return ["latest", "wrong_class"] if name == "tag" else ["latest"] if name in needs_one | needs_run else []
 
 

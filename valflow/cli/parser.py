@@ -61,6 +61,10 @@ def build_parser() -> argparse.ArgumentParser:
     runs.add_argument("--limit", type=int, default=20)
     _run(add("show", views.show, "show a run"))
 
+    queue = add("queue", views.queue, "list what is left to review, the least certain labels first")
+    _run(queue)
+    queue.add_argument("--limit", type=int, default=20, help="labels to list (default: %(default)s)")
+
     for name, command, summary in (
         ("approve", labels.approve, "approve labels"),
         ("reject", labels.reject, "reject labels"),

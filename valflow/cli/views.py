@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from valflow.cli.result import Result, text_table
+from valflow.errors import SelectionError
 
 COUNTS = (
     "samples",
@@ -57,6 +58,37 @@ def why(options: Any) -> Result:
 
     facts = explain(options.label)
     return Result(in_words(facts), facts)
+
+
+def queue(options: Any) -> Result:
+    """`valflow queue`."""
+    from valflow import actions, review_order
+    from valflow import runs as records
+
+    if options.limit < 1:
+        raise SelectionError(f"--limit: expected 1 or more, found {options.limit}")
+    record = records.load(options.run)
+    actions.require_review(record)
+    found = review_order.queue(record["run"], options.limit)
+    if not found["labels"]:
+        return Result("nothing is left to review: every label is decided", found)
+    rows = [
+        {
+            "label": row["label_id"],
+            "sample": row["sample_id"],
+            "class": row["class"],
+            "confidence": _shown(row["confidence"]),
+            "score": _shown(row["score"]),
+            "why": row["why"],
+        }
+        for row in found["labels"]
+    ]
+    left = found["undecided"] - len(rows)
+    return Result(text_table(rows) + (f"\nand {left} more (--limit)" if left else ""), found)
+
+
+def _shown(number: float | None) -> str:
+    return "–" if number is None else f"{number:.3f}"
 
 
 def document_of(record: dict[str, Any]) -> dict[str, Any]:
