@@ -233,19 +233,29 @@ def check(record: runs.Record) -> None:
     Raises:
         CertificateError: labels, draw or verdicts are not those that it was computed from.
     """
-    certificate = record.get("certificate") or {}
-    if certificate.get("state") != CERTIFIED:
-        return
+    if (record.get("certificate") or {}).get("state") == CERTIFIED:
+        groups_by_verdicts(record)
+
+
+def groups_by_verdicts(record: runs.Record) -> list[dict[str, Any]]:
+    """The groups of a certificate as they follow from what is stored now: labels, draw and verdicts.
+
+    Raises:
+        CertificateError: these are not those that it was computed from.
+    """
+    certificate = record["certificate"]
     audit = audits.certificate_audit(record["run"])
     if audit is None:
         raise CertificateError(
             f"the audit behind certificate {certificate['digest'][:12]} is gone; it proves nothing any more"
         )
-    if _result(certificate, audit, *batches.load_batch(record["run"])).digest != certificate["digest"]:
+    result = _result(certificate, audit, *batches.load_batch(record["run"]))
+    if result.digest != certificate["digest"]:
         raise CertificateError(
             f"certificate {certificate['digest'][:12]} does not follow from the verdicts that are on record now; "
             f"take the last verdicts back with `valflow undo {record['run']}` and judge again"
         )
+    return [_proven(g) for g in result.groups]
 
 
 def _scored(
