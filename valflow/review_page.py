@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from valflow import runs
+from valflow.certifying import in_words, is_open, promise_in_words, sentences
 from valflow.states import SHOWN_AS, State
 
 MAX_ROWS = 30
@@ -40,7 +41,7 @@ def waiting_markdown(record: runs.Record, address: str | None = None) -> str:
         f"**{SHOWN_AS[State(record['state'])]}** · dataset `{record['dataset']}` · "
         f"label field `{record['label_field']}` · round {record['round']}",
         f"{counts['samples']} samples, **{counts['predicted']} labels**: {counts['approved']} approved"
-        f"{' by threshold' if record['round'] == 1 else ''}, "
+        f"{' by threshold' if record['round'] == 1 and not record.get('certificate') else ''}, "
         f"**{counts['undecided']} wait for a person**, {counts['invalid']} fail a check.",
     ]
     if address is not None:
@@ -54,6 +55,7 @@ def waiting_markdown(record: runs.Record, address: str | None = None) -> str:
     parts.append(markdown_table(class_rows(record)[:MAX_ROWS]))
     if len(record["class_table"]) > MAX_ROWS:
         parts.append(f"… and {len(record['class_table']) - MAX_ROWS} more classes.")
+    parts += _certificate_markdown(record)
     parts.append(
         "These figures are from the start of this round. To see the state as of now, approve and check:\n\n"
         f"```\nvalflow show {run}\nvalflow approve {run} --class NAME --min-confidence 0.5\n"
@@ -62,6 +64,24 @@ def waiting_markdown(record: runs.Record, address: str | None = None) -> str:
         "and kept in the ledger."
     )
     return "\n\n".join(parts)
+
+
+def _certificate_markdown(record: runs.Record) -> list[str]:
+    """What a certificate asks for, or what it proves."""
+    certificate, run = record.get("certificate"), record["run"]
+    if not certificate:
+        return []
+    parts = [f"**Promise**, {markdown_text(promise_in_words(certificate))}."]
+    if is_open(record):
+        parts.append(
+            f"**First judge the {certificate['audit']} labels that were drawn for the certificate**, in the App or with "
+            f"`valflow audit {run}`. Nothing is approved before the last verdict is there; what the verdicts prove is "
+            "approved then, and only the rest is left to look at."
+        )
+    else:
+        parts.append(f"**Certificate:** {markdown_text(in_words(certificate))}.")
+        parts += [f"- {markdown_text(s)}" for s in sentences(certificate)]
+    return parts
 
 
 def markdown_table(rows: list[dict[str, Any]]) -> str:

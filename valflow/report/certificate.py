@@ -59,10 +59,10 @@ def proven_section(record: Record) -> Section | None:
     if not certificate:
         return None
     blocks: list[Block] = [Paragraph([Strong("The promise: "), promise_of(certificate)])]
-    blocks += {CERTIFIED: _proven, AUDIT: _waiting, ABSTAINED: _abstained}[str(certificate["state"])](
-        certificate
-    )
-    blocks += [*_alarms(certificate), *_grounds(certificate, record.get("lot"))]
+    blocks += _alarms(certificate)
+    as_it_stands = {CERTIFIED: _proven, AUDIT: _waiting, ABSTAINED: _abstained}
+    blocks += as_it_stands[str(certificate["state"])](certificate)
+    blocks += _grounds(certificate, record.get("lot"))
     return Section("proven", "What is proven", blocks)
 
 
@@ -125,7 +125,15 @@ def _why_nothing(group: Group) -> str:
 
 def _group_table(certificate: Mapping[str, Any]) -> Table:
     groups = certificate.get("groups") or []
-    titles = ["labels", "certified", "drawn there", "wrong", "estimate", "at most wrong", "approved unseen"]
+    titles = [
+        "labels",
+        "certified",
+        "drawn there",
+        "wrong",
+        "estimate",
+        "at most wrong",
+        "approved without a look",
+    ]
     columns = [Column("group"), *(Column(t, "number") for t in titles)]
     rows: list[list[Cell]] = [[str(g.get("name")), *_figures(g)] for g in groups]
     if len(groups) > 1:
@@ -137,7 +145,12 @@ def _figures(group: Group) -> list[Cell]:
     audited = formats.whole(group.get("audited"))
     estimate = formats.percent(formats.whole(group.get("wrong")) / audited) if audited else formats.NOTHING
     counts = [formats.count(group.get(k)) for k in ("labels", "certified", "audited", "wrong")]
-    return [*counts, estimate, formats.percent_at_most(group.get("bound")), formats.count(group.get("approved"))]
+    return [
+        *counts,
+        estimate,
+        formats.percent_at_most(group.get("bound")),
+        formats.count(group.get("approved")),
+    ]
 
 
 def _together(groups: Sequence[Group]) -> dict[str, Any]:
@@ -164,7 +177,9 @@ def _table_note(certificate: Mapping[str, Any]) -> str:
     if len(proven) > 1:
         sure = _joint_confidence(proven)
         together = (
-            f"holds with at least {formats.level(sure)} confidence" if sure > 0 else "is not stated, for no confidence is left"
+            f"holds with at least {formats.level(sure)} confidence"
+            if sure > 0
+            else "is not stated, for no confidence is left"
         )
         words += f" Each group's bound stands for itself; that of all together, which needs all of them at once, {together}."
     return words
@@ -203,8 +218,9 @@ def _looks(certificate: Mapping[str, Any]) -> list[Block]:
         return []
     # An unsure verdict sends a label on to the queue: it is looked at, and counted, once.
     judged = looks - queue
+    instead = f" instead of {formats.count(labels)}" if looks < labels else ", one for each label"
     words: Text = [
-        Strong(f"{formats.count(looks)} looks instead of {formats.count(labels)}"),
+        Strong(f"{formats.counted(looks, 'look')}{instead}"),
         f": {formats.count(judged)} labels were judged in the draw, {formats.count(queue)} are left to look at, "
         f"{formats.count(approved)} ({formats.percent(approved / labels)}) need none.",
     ]
@@ -215,7 +231,11 @@ def _looks(certificate: Mapping[str, Any]) -> list[Block]:
         ],
         "Labels to look at",
     )
-    return [Heading("What it saves"), Paragraph(words), Chart("looks", "Labels to look at", [bars], 1, "", _LOOKS)]
+    return [
+        Heading("What it costs"),
+        Paragraph(words),
+        Chart("looks", "Labels by what they need", [bars], 1, "", _LOOKS),
+    ]
 
 
 def _classes(groups: Sequence[Group]) -> list[Block]:
@@ -225,7 +245,10 @@ def _classes(groups: Sequence[Group]) -> list[Block]:
         if len(rows) < 2:
             continue
         rows = sorted(rows, key=lambda r: (-_share_wrong(r), str(r.get("label"))))
-        columns = [Column("class"), *(Column(t, "number") for t in ("approved unseen", "drawn", "wrong", "estimate"))]
+        columns = [
+            Column("class"),
+            *(Column(t, "number") for t in ("approved without a look", "drawn", "wrong", "estimate")),
+        ]
         cells: list[list[Cell]] = [
             [
                 str(r.get("label")),
@@ -235,7 +258,9 @@ def _classes(groups: Sequence[Group]) -> list[Block]:
             for r in rows
         ]
         worst = rows[0]
-        words = f"The promise is about the group “{g.get('name')}” as a whole, not about each of its classes. "
+        words = (
+            f"The promise is about the group “{g.get('name')}” as a whole, not about each of its classes. "
+        )
         if formats.whole(worst.get("wrong")):
             words += (
                 f"Worst in the draw was “{worst.get('label')}”: {formats.count(worst.get('wrong'))} wrong of "
@@ -254,8 +279,14 @@ def _share_wrong(row: Mapping[str, Any]) -> float:
 
 def _waiting(certificate: Mapping[str, Any]) -> list[Block]:
     drawn = formats.counted(certificate.get("audit"), "label")
-    words = f"{drawn} were drawn at random and wait for verdicts; until the last one is there, nothing is proven."
-    columns = [Column("group"), *(Column(t, "number") for t in ("labels", "may be certified", "drawn")), Column("remark")]
+    words = (
+        f"{drawn} were drawn at random and wait for verdicts; until the last one is there, nothing is proven."
+    )
+    columns = [
+        Column("group"),
+        *(Column(t, "number") for t in ("labels", "may be certified", "drawn")),
+        Column("remark"),
+    ]
     rows: list[list[Cell]] = [
         [
             str(g.get("name")),
@@ -283,7 +314,9 @@ def _alarms(certificate: Mapping[str, Any]) -> list[Block]:
             if certificate.get("state") == CERTIFIED
             else "; its approvals went with it"
         )
-        words = f"A certificate was withdrawn {times}, because verdicts that it rested on were taken back{now}."
+        words = (
+            f"A certificate was withdrawn {times}, because verdicts that it rested on were taken back{now}."
+        )
         blocks.append(Paragraph(words, "waiting"))
     if certificate.get("drift_suspected"):
         found = [_alarm(d) for d in certificate.get("drift") or [] if d.get("suspected")]
@@ -297,7 +330,7 @@ def _alarms(certificate: Mapping[str, Any]) -> list[Block]:
 
 def _alarm(drift: Mapping[str, Any]) -> str:
     p = formats.number(drift.get("p_value"))
-    level = "" if p is None else f" (p = {p:.2g})"
+    level = "" if p is None else " (p < 0.0001)" if p < 1e-4 else f" (p = {p:.2g})"
     if drift.get("name") == "audit":
         return f"more labels of the draw were wrong than earlier runs predicted{level}"
     return f"the scores of “{drift.get('name')}” are not those of the run before{level}"
@@ -307,11 +340,16 @@ def _grounds(certificate: Mapping[str, Any], lot: Any) -> list[Block]:
     facts: list[tuple[str, Text]] = []
     if certificate.get("state") != ABSTAINED:
         method = "drawn uniformly without replacement from each group; exact hypergeometric test, region after region until one fails"
-        facts += [("method", method), ("seed of the draw", Code(str(certificate.get("seed", formats.NOTHING))))]
+        facts += [
+            ("method", method),
+            ("seed of the draw", Code(str(certificate.get("seed", formats.NOTHING)))),
+        ]
     facts.append(("where to draw", _history(certificate)))
     judges = certificate.get("verdicts_from") or {}
     if judges and certificate.get("state") == CERTIFIED:
-        facts.append(("verdicts by", formats.joined([f"{who} ({formats.count(n)})" for who, n in judges.items()])))
+        facts.append(
+            ("verdicts by", formats.joined([f"{who} ({formats.count(n)})" for who, n in judges.items()]))
+        )
     if lot:
         facts.append(("labels waited together", _lot(lot)))
     if certificate.get("certified_at") and certificate.get("state") == CERTIFIED:

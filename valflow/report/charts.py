@@ -184,8 +184,11 @@ def risk_over_coverage(
     """
     width, height = 312, 208
     left, right, top, bottom = 40, width - 10, 40, height - 34
-    highest = max([2 * promise, *(t.bound for t in tests)])
-    limit = min(1.0, 1.08 * min(highest, 5 * promise))
+    # Whole multiples of the promise, so that its line is one of the ticks.
+    highest = min(max([0.0, *(t.bound for t in tests)]), 1.0)
+    step = max(1, math.ceil(highest / promise / 4)) if promise > 0 else 1
+    ticks = max(2, math.ceil(highest / promise / step + 1e-9)) if promise > 0 else 2
+    limit = promise * step * ticks or 1.0
 
     def at(share: float, wrong: float) -> tuple[float, float]:
         y = bottom - min(max(wrong, 0.0), limit) / limit * (bottom - top)
@@ -200,21 +203,26 @@ def risk_over_coverage(
         x, _ = at(share, 0)
         anchor = {0.0: "", 1.0: "end"}.get(share, "middle")
         drawn.append(_text(anchor, x, bottom + 13, f"{share:.0%}".replace("%", " %")))
-    for part in (0.0, 0.5, 1.0):
-        _, y = at(0, part * limit / 1.08)
+    for number in range(ticks + 1):
+        _, y = at(0, number * limit / ticks)
         drawn.append(_line("grid", left, y, right, y))
-        drawn.append(_text("end", left - 5, y + 3.5, f"{100 * part * limit / 1.08:.3g} %"))
+        drawn.append(_text("end", left - 5, y + 3.5, f"{100 * number * limit / ticks:.3g} %"))
     _, y = at(0, promise)
     drawn.append(_line("threshold", left, y, right, y))
+    drawn.append(_text("at", left + 4, y - 4, f"promise {formats.percent(promise)}"))
     for t in tests:
         colour = "approved" if t.passed else "rejected"
         x, low = at(t.share, t.estimate)
         _, high = at(t.share, t.bound)
-        drawn.append(_line(f"whisker {colour}", x, low, x, high) + _line(f"whisker {colour}", x - 4, high, x + 4, high))
+        drawn.append(
+            _line(f"whisker {colour}", x, low, x, high) + _line(f"whisker {colour}", x - 4, high, x + 4, high)
+        )
         drawn.append(f'<circle class="dot {colour}" cx="{x:.1f}" cy="{low:.1f}" r="4"/>')
     drawn.append(_line("axis", left, bottom, right, bottom))
     title = _text("name", 2, 15, _shortened(name, 24)) + _text("end", right, 15, formats.count(labels))
-    axes = _text("", 2, 30, "wrong") + _text("end", right, height - 6, "share of the group's labels, best first")
+    axes = _text("", 2, 31, "wrong") + _text(
+        "end", right, height - 6, "share of the group's labels, best first"
+    )
     outcome = f"certified up to {formats.percent(certified)}" if certified > 0 else "nothing certified"
     told = "; ".join(
         f"{formats.percent(t.share)} of the labels: {formats.percent(t.estimate)} wrong in the draw, "

@@ -127,7 +127,11 @@ def _triage(record: Record) -> tuple[str, str]:
     certificate = record.get("certificate") or {}
     if certificate:
         drawn = formats.whole(certificate.get("audit"))
-        return (f"{formats.count(drawn)} drawn", "for the certificate") if drawn else ("nothing drawn", "all for review")
+        return (
+            (f"{formats.count(drawn)} drawn", "for the certificate")
+            if drawn
+            else ("nothing drawn", "all for review")
+        )
     chosen = (record.get("thresholds") or {}).get("default")
     note = f"at {formats.threshold(chosen)}" if formats.number(chosen) is not None else "all for review"
     if formats.number(approved) is None:

@@ -105,7 +105,7 @@ def _certified(record: Record) -> list[Paragraph]:
     approved, looks = (formats.counted(certificate.get(k), "label") for k in ("approved", "looks"))
     proven = proven_groups(certificate)
     if not proven:
-        return [Paragraph("The certificate proves nothing: every label needed a look.", "waiting")]
+        return [Paragraph("The certificate proves nothing: every label needs a look.", "waiting")]
     bound = formats.percent_at_most(max(formats.number(g.get("bound")) or 0.0 for g in proven))
     sure = formats.level((certificate.get("promise") or {}).get("confidence"))
     within = "" if len(proven) == 1 else f" in any of the {len(proven)} groups"
@@ -172,14 +172,20 @@ def _proven_by_certificate(record: Record) -> list[Headline]:
         return []
     certificate = record["certificate"]
     found = [
-        Headline(formats.count(certificate.get("looks")), "labels to look at", f"of {formats.count(certificate.get('labels'))}")
+        Headline(
+            formats.count(certificate.get("looks")),
+            "labels to look at",
+            f"of {formats.count(certificate.get('labels'))}",
+        )
     ]
     proven = proven_groups(certificate)
     if proven:
         worst = max(formats.number(g.get("bound")) or 0.0 for g in proven)
         sure = f"{formats.level((certificate.get('promise') or {}).get('confidence'))} sure"
         note = sure if len(proven) == 1 else f"in each of {len(proven)} groups, {sure} per group"
-        found.insert(0, Headline(f"≤ {formats.percent_at_most(worst)}", "wrong among the unseen", note))
+        found.insert(
+            0, Headline(f"≤ {formats.percent_at_most(worst)}", "wrong among those not looked at", note)
+        )
     return found
 
 
@@ -204,7 +210,11 @@ def _waiting(record: Record, predicted: str) -> list[Paragraph]:
     certificate = record.get("certificate") or {}
     if certificate.get("state") == "audit":
         drawn = formats.counted(certificate.get("audit"), "label")
-        todo = ["First judge the ", f"{drawn} drawn for the certificate, in the App or with ", Code(f"valflow audit {run}")]
+        todo = [
+            "First judge the ",
+            f"{drawn} drawn for the certificate, in the App or with ",
+            Code(f"valflow audit {run}"),
+        ]
         found.append(Paragraph([*todo, "; what they prove is then approved."]))
     else:
         found += _certified(record)
