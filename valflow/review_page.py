@@ -35,7 +35,7 @@ def waiting_markdown(record: runs.Record, address: str | None = None) -> str:
         record: the run.
         address: where the App shows it; None where no App is known.
     """
-    counts, run = record["counts"], record["run"]
+    counts = record["counts"]
     parts = [
         f"## {markdown_text(record['name'])}",
         f"**{SHOWN_AS[State(record['state'])]}** · dataset `{record['dataset']}` · "
@@ -57,13 +57,18 @@ def waiting_markdown(record: runs.Record, address: str | None = None) -> str:
         parts.append(f"… and {len(record['class_table']) - MAX_ROWS} more classes.")
     parts += _certificate_markdown(record)
     parts.append(
-        "These figures are from the start of this round. To see the state as of now, approve and check:\n\n"
-        f"```\nvalflow show {run}\nvalflow approve {run} --class NAME --min-confidence 0.5\n"
-        f"valflow audit {run}\nvalflow finalize {run}\n```\n\n"
+        "These figures are from the start of this round. To see the state as of now, decide and check:\n\n"
+        f"```\n{_commands(record)}\n```\n\n"
         "Approved labels go through validation into the label field; undecided and rejected ones are discarded, "
         "and kept in the ledger."
     )
     return "\n\n".join(parts)
+
+
+def _commands(record: runs.Record) -> str:
+    run = record["run"]
+    approve = [] if is_open(record) else [f"valflow approve {run} --class NAME --min-confidence 0.5"]
+    return "\n".join([f"valflow show {run}", *approve, f"valflow audit {run}", f"valflow finalize {run}"])
 
 
 def _certificate_markdown(record: runs.Record) -> list[str]:
@@ -71,12 +76,13 @@ def _certificate_markdown(record: runs.Record) -> list[str]:
     certificate, run = record.get("certificate"), record["run"]
     if not certificate:
         return []
-    parts = [f"**Promise**, {markdown_text(promise_in_words(certificate))}."]
+    promise = promise_in_words(certificate).removeprefix("certified: ")
+    parts = [f"**Promise:** {markdown_text(promise)}."]
     if is_open(record):
         parts.append(
-            f"**First judge the {certificate['audit']} labels that were drawn for the certificate**, in the App or with "
-            f"`valflow audit {run}`. Nothing is approved before the last verdict is there; what the verdicts prove is "
-            "approved then, and only the rest is left to look at."
+            f"**First judge the {certificate['audit']} labels that were drawn for the certificate**, in the App or "
+            f"with `valflow audit {run}`. Nothing is approved before the last verdict is there; what the verdicts "
+            "prove is approved then, and only the rest is left to look at."
         )
     else:
         parts.append(f"**Certificate:** {markdown_text(in_words(certificate))}.")

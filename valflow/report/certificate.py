@@ -181,7 +181,10 @@ def _table_note(certificate: Mapping[str, Any]) -> str:
             if sure > 0
             else "is not stated, for no confidence is left"
         )
-        words += f" Each group's bound stands for itself; that of all together, which needs all of them at once, {together}."
+        words += (
+            " Each group's bound stands for itself; that of all together, which needs all of them at once, "
+            f"{together}."
+        )
     return words
 
 
@@ -339,7 +342,10 @@ def _alarm(drift: Mapping[str, Any]) -> str:
 def _grounds(certificate: Mapping[str, Any], lot: Any) -> list[Block]:
     facts: list[tuple[str, Text]] = []
     if certificate.get("state") != ABSTAINED:
-        method = "drawn uniformly without replacement from each group; exact hypergeometric test, region after region until one fails"
+        method = (
+            "drawn uniformly without replacement from each group; exact hypergeometric test, region after region "
+            "until one fails"
+        )
         facts += [
             ("method", method),
             ("seed of the draw", Code(str(certificate.get("seed", formats.NOTHING)))),
@@ -367,7 +373,8 @@ def _history(certificate: Mapping[str, Any]) -> str:
         return f"learned from {formats.counted(verdicts, 'verdict')} of {runs} of this model"
     dropped = formats.whole(certificate.get("history_dropped"))
     if dropped:
-        return f"by the model's confidence alone; {formats.counted(dropped, 'earlier verdict')} no longer fit its scores"
+        unfit = formats.counted(dropped, "earlier verdict")
+        return f"by the model's confidence alone; {unfit} no longer fit its scores"
     return "by the model's confidence alone: no earlier verdicts on this model (cold start)"
 
 
@@ -376,7 +383,8 @@ def _lot(lot: Mapping[str, Any]) -> str:
     starts = formats.counted(len(arrivals), "start")
     held = f"{formats.counted(lot.get('labels'), 'label')} of {starts}"
     if not lot.get("closed"):
-        return f"{held}, of {formats.count(lot.get('min_labels'))} wanted; until {formats.when(lot.get('due'))} at the latest"
+        wanted = formats.count(lot.get("min_labels"))
+        return f"{held}, of {wanted} wanted; until {formats.when(lot.get('due'))} at the latest"
     seconds = _between(arrivals[0].get("at") if arrivals else None, lot.get("closed_at"))
     waited = f"; the first waited {formats.duration(seconds)}" if seconds is not None else ""
     return f"{held}{waited}; closed because {_CLOSED.get(str(lot['closed']), str(lot['closed']))}"

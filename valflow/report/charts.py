@@ -196,8 +196,9 @@ def risk_over_coverage(
 
     drawn = []
     if certified > 0:
+        wide = at(certified, 0)[0] - left
         drawn.append(
-            f'<rect class="region" x="{left}" y="{top}" width="{at(certified, 0)[0] - left:.1f}" height="{bottom - top}"/>'
+            f'<rect class="region" x="{left}" y="{top}" width="{wide:.1f}" height="{bottom - top}"/>'
         )
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         x, _ = at(share, 0)
@@ -209,7 +210,7 @@ def risk_over_coverage(
         drawn.append(_text("end", left - 5, y + 3.5, f"{100 * number * limit / ticks:.3g} %"))
     _, y = at(0, promise)
     drawn.append(_line("threshold", left, y, right, y))
-    drawn.append(_text("at", left + 4, y - 4, f"promise {formats.percent(promise)}"))
+    drawn.append(_text("at", left + 4, y - 4, f"promise {formats.level(promise)}"))
     for t in tests:
         colour = "approved" if t.passed else "rejected"
         x, low = at(t.share, t.estimate)
@@ -229,7 +230,7 @@ def risk_over_coverage(
         f"at most {formats.percent_at_most(t.bound)}"
         for t in tests
     )
-    described = f"{name}: {outcome}, promise {formats.percent(promise)}. {told}"
+    described = f"{name}: {outcome}, promise {formats.level(promise)}. {told}"
     return _svg(width, height, described, title + axes + "".join(drawn))
 
 

@@ -114,8 +114,8 @@ def _thresholds(record: Record) -> str:
     default = formats.number(chosen.get("default"))
     if record.get("certificate"):
         return (
-            "There is no threshold: which labels may skip the review is decided by the certificate, and what that proves "
-            "stands above. Labels without a confidence and labels that failed a check always wait for a person."
+            "There is no threshold: the certificate decides which labels may skip the review; what it proves stands "
+            "above. Labels without a confidence and labels that failed a check always wait for a person."
         )
     own = {str(c): formats.number(t) for c, t in (chosen.get("per_class") or {}).items()}
     special = [f"“{c}” at {formats.threshold(t)}" for c, t in own.items() if t is not None]

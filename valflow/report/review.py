@@ -135,8 +135,8 @@ def _draw(audit: Mapping[str, Any]) -> list[Block]:
     by = formats.joined([str(r) for r in audit.get("reviewers") or []])
     words = (
         f"{formats.count(audit.get('judged'))} of {formats.counted(audit.get('drawn'), 'drawn label')} are judged"
-        f"{' by ' + by if by else ''}, without sight of their confidence, {formats.count(audit.get('wrong'))} of them wrong; "
-        "what that proves stands under What is proven."
+        f"{' by ' + by if by else ''}, without sight of their confidence, "
+        f"{formats.count(audit.get('wrong'))} of them wrong; what that proves stands under What is proven."
     )
     return [Heading("Draw for the certificate"), Paragraph(words), *_verdicts(audit)]
 

@@ -210,7 +210,7 @@ def _waiting(record: Record, predicted: str) -> list[Paragraph]:
     certificate = record.get("certificate") or {}
     if certificate.get("state") == "audit":
         drawn = formats.counted(certificate.get("audit"), "label")
-        todo = [
+        todo: list[Inline] = [
             "First judge the ",
             f"{drawn} drawn for the certificate, in the App or with ",
             Code(f"valflow audit {run}"),
