@@ -44,6 +44,16 @@ def test_every_label_is_in_exactly_one_set():
         assert "missed" in group.sentence
 
 
+@pytest.mark.parametrize("labels", range(1000, 1100, 10))
+def test_the_sentence_never_promises_more_than_is_proven(labels):
+    quality, classes, correct = make_batch(labels=labels, classes=1)
+    proposal, draw, verdicts = run(quality, classes, correct)
+    (group,) = certify(proposal, draw, verdicts).groups
+    assert group.certificate is not None
+    stated = float(group.sentence.split("(")[1].split(" %")[0]) / 100
+    assert group.certificate.bound <= stated + 1e-12 <= group.certificate.bound + 0.001
+
+
 def test_the_draw_is_uniform_random_and_repeatable():
     quality, classes, _ = make_batch(labels=600, classes=1)
     proposal = propose(quality, classes, history=1000, min_group=300)

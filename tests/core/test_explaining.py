@@ -29,7 +29,7 @@ from valflow.states import State
 
 KEYS = {
     "label_id", "run", "dataset", "sample_id", "predicted", "drawn_by", "model", "threshold", "invalid", "state",
-    "actions", "audit", "decision", "final",
+    "actions", "audit", "certificate", "decision", "final",
 }  # fmt: skip
 
 

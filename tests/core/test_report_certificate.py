@@ -227,6 +227,10 @@ class TestSection:
         assert "looks instead" not in text
         assert "ann (120)" not in text
 
+    def test_groups_that_nothing_is_drawn_from_are_told_at_once(self) -> None:
+        text = section_of(make_certificate(state="audit", groups=[make_group(), RARE]))
+        assert "rare 30 1,000 0 all for review: only 30 labels" in text
+
     def test_labels_that_waited_together(self) -> None:
         text = section_of(make_certificate(), lot=LOT)
         assert "2,100 labels of 2 starts; the first waited 2 d 4 h; closed because they were enough" in text

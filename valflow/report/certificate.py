@@ -285,19 +285,17 @@ def _waiting(certificate: Mapping[str, Any]) -> list[Block]:
     words = (
         f"{drawn} were drawn at random and wait for verdicts; until the last one is there, nothing is proven."
     )
-    columns = [
-        Column("group"),
-        *(Column(t, "number") for t in ("labels", "may be certified", "drawn")),
-        Column("remark"),
-    ]
+    groups = certificate.get("groups") or []
+    titles = ("labels", "may be certified", "drawn")
+    columns = [Column("group"), *(Column(t, "number") for t in titles)]
     rows: list[list[Cell]] = [
-        [
-            str(g.get("name")),
-            *(formats.count(g.get(k)) for k in ("labels", "drawn_from", "audit")),
-            f"all for review: {g['reason']}" if g.get("reason") else "",
-        ]
-        for g in certificate.get("groups") or []
+        [str(g.get("name")), *(formats.count(g.get(k)) for k in ("labels", "drawn_from", "audit"))]
+        for g in groups
     ]
+    if any(g.get("reason") for g in groups):
+        columns.append(Column("remark"))
+        for row, g in zip(rows, groups, strict=True):
+            row.append(f"all for review: {g['reason']}" if g.get("reason") else "")
     return [Paragraph(words, "waiting"), Table(columns, rows)]
 
 

@@ -109,8 +109,9 @@ def _certified(record: Record) -> list[Paragraph]:
     bound = formats.percent_at_most(max(formats.number(g.get("bound")) or 0.0 for g in proven))
     sure = formats.level((certificate.get("promise") or {}).get("confidence"))
     within = "" if len(proven) == 1 else f" in any of the {len(proven)} groups"
+    needed = "needed" if record.get("state") == State.FINALIZED else "need"
     words = f" by the certificate: at most {bound} of them are wrong{within} ({sure} confidence per group). "
-    return [Paragraph([Strong(f"{approved} were approved without a look"), words, f"{looks} needed one."])]
+    return [Paragraph([Strong(f"{approved} were approved without a look"), words, f"{looks} {needed} one."])]
 
 
 def spot_check_sentence(record: Record) -> str:
