@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 from expectations.engine import Finding, run_checks
-from expectations.suite import KEYS, PARAMETERS, Item, Suite, prepared, with_parameters
+from expectations.suite import KEYS, OPTIONAL, PARAMETERS, ROWS, Item, Suite, prepared, with_parameters
 from expectations.wording import expected_of, observed_of, reason, title_of
 from valflow.errors import SuiteError
 
@@ -121,14 +121,15 @@ class Outcome:
 
 
 def validate(
-    tables: Mapping[str, pd.DataFrame], suites: Sequence[Suite], parameters: Mapping[str, Any]
+    tables: Mapping[str, pd.DataFrame | None], suites: Sequence[Suite], parameters: Mapping[str, Any]
 ) -> Outcome:
     """Run suites over the tables of a labeling run.
 
     Safe to call from several threads. A check that cannot run does not raise: it blocks.
 
     Args:
-        tables: ``labels`` and ``samples``, columns as in ``expectations.suite.TABLES``.
+        tables: by name, columns as in ``expectations.suite.TABLES``. None for ``certificate`` and ``audit`` says
+            that the run has none, then their checks are skipped; a table that is left out blocks.
         suites: loaded suites.
         parameters: ``classes``, ``max_labels_per_sample`` and ``previous_class_mix`` (class to share); the first
             and the last may be None, then their checks are skipped.
@@ -141,14 +142,16 @@ def validate(
     begun = time.perf_counter()
     parameters = prepared(parameters)
     checks: dict[int, Check] = {}
-    failing: dict[str, Reasons] = {name: {} for name in KEYS}
+    # Rows of a certificate or its draw are no labels that a reviewer could mend: they have no reasons here.
+    failing: dict[str, Reasons] = {"labels": {}, "samples": {}}
     for table_name in KEYS:
         items = [(suite, item) for suite in suites if suite.table == table_name for item in suite.items]
         for suite, item, finding, skipped in _results(tables, table_name, items, parameters):
-            check = _check(suite, item, finding, skipped, tables.get(table_name), parameters)
+            table = tables.get(table_name)
+            check = _check(suite, item, finding, skipped, table, parameters)
             checks[id(item)] = check
-            if check.blocks and check.unexpected_count and finding is not None:
-                _collect(failing[table_name], tables[table_name], item, finding, KEYS[table_name])
+            if check.blocks and check.unexpected_count and finding is not None and table is not None:
+                _collect(failing.get(table_name, {}), table, item, finding, KEYS[table_name])
     ordered = [checks[id(item)] for suite in suites for item in suite.items]
     return Outcome(
         passed=not any(check.blocks for check in ordered),
@@ -156,7 +159,7 @@ def validate(
         failing_labels=failing["labels"],
         failing_samples=failing["samples"],
         seconds=time.perf_counter() - begun,
-        rows={name: len(table) for name, table in tables.items()},
+        rows={name: len(table) for name, table in tables.items() if table is not None},
         at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         versions=_versions(),
     )
@@ -199,19 +202,21 @@ def failing_labels(table: pd.DataFrame, suites: Sequence[Suite], parameters: Map
 
 
 def _results(
-    tables: Mapping[str, pd.DataFrame],
+    tables: Mapping[str, pd.DataFrame | None],
     table_name: str,
     items: Sequence[tuple[Suite, Item]],
     parameters: Mapping[str, Any],
 ) -> Iterator[tuple[Suite, Item, Finding | None, str | None]]:
     """Every item with its finding, or with the reason why it is skipped."""
-    skipped = {number: _skip_reason(item, parameters) for number, (_, item) in enumerate(items)}
+    table = tables.get(table_name)
+    absent = OPTIONAL.get(table_name) if table_name in tables and table is None else None
+    skipped = {number: absent or _skip_reason(item, parameters) for number, (_, item) in enumerate(items)}
     live = [number for number in skipped if skipped[number] is None]
-    problem = _table_problem(tables, table_name)
-    if problem:
+    problem = _table_problem(table, table_name)
+    if problem or table is None:
         found = [Finding(success=False, error=problem) for _ in live]
     elif live:
-        found = run_checks(tables[table_name], [items[number][1] for number in live], parameters)
+        found = run_checks(table, [items[number][1] for number in live], parameters)
     else:
         found = []
     findings = dict(zip(live, found, strict=True))
@@ -226,10 +231,10 @@ def _skip_reason(item: Item, parameters: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _table_problem(tables: Mapping[str, pd.DataFrame], table_name: str) -> str | None:
-    if table_name not in tables:
+def _table_problem(table: pd.DataFrame | None, table_name: str) -> str | None:
+    if table is None:
         return f"the {table_name} table was not given"
-    if KEYS[table_name] not in tables[table_name]:
+    if KEYS[table_name] not in table:
         return f"the {table_name} table has no column {KEYS[table_name]!r}"
     return None
 
@@ -257,7 +262,7 @@ def _check(
     if finding.error is not None or table is None:
         return Check(**texts, success=False, error=finding.error)
     count = None if finding.positions is None else len(finding.positions)
-    observed = observed_of(count, finding.considered, finding.observed, finding.details, suite.table)
+    observed = observed_of(count, finding.considered, finding.observed, finding.details, ROWS[suite.table])
     examples = _examples(table, item, finding, KEYS[suite.table])
     return Check(
         **texts, success=finding.success, observed=observed, unexpected_count=count, examples=examples

@@ -166,7 +166,9 @@ def _suite_problems(document: Any, path: Path) -> list[str]:
     if not isinstance(name, str) or not name.strip():
         problems.append(f"{path}: expected `name: …`, a text; found {_kind(name)}")
     if table not in TABLES:
-        problems.append(f"{path}: expected `table: {' or '.join(TABLES)}`; found {_kind(table)}")
+        *others, last = TABLES
+        named = f"{', '.join(others)} or {last}"
+        problems.append(f"{path}: expected `table: {named}`; found {_kind(table)}")
     if not isinstance(checks, list) or not checks:
         problems.append(
             f"{path}: expected `expectations:` with at least one check, found {_kind(checks)}; "

@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from expectations.suite import ROWS
 from expectations.wording import shown
 
 # More than this nobody reads; the JSON beside the page has them.
@@ -67,7 +68,7 @@ def _tiles(outcome: Mapping[str, Any]) -> Iterator[str]:
     figures = {
         "checks passed": f"{states.count('passed')} of {len(states)}",
         "skipped": states.count("skipped"),
-        **{f"{table} checked": rows for table, rows in outcome["rows"].items()},
+        **{f"{ROWS[table]} checked": rows for table, rows in outcome["rows"].items()},
         "labels to correct": outcome["failing_label_count"],
     }
     if outcome["failing_sample_count"]:

@@ -35,7 +35,7 @@ def small_table(name: str, samples: int = 8, labels_per_sample: int = 6) -> pd.D
     """A plausible table: right columns and types, seeded values.
 
     Args:
-        name: ``labels`` or ``samples``.
+        name: of a table in ``expectations.suite.TABLES``.
         samples: number of samples.
         labels_per_sample: labels in each.
     """
@@ -45,8 +45,24 @@ def small_table(name: str, samples: int = 8, labels_per_sample: int = 6) -> pd.D
     if name == "samples":
         counts = np.full(samples, labels_per_sample)
         return pd.DataFrame({"sample_id": ids, "filepath": files, "file_exists": True, "labels": counts})
+    if name == "certificate":
+        return _certificate()
     random = np.random.default_rng(0)
     total = samples * labels_per_sample
+    if name == "audit":
+        return pd.DataFrame(
+            {
+                "label_id": pd.Series([f"{n + 4096:024x}" for n in range(total)], dtype="str"),
+                "sample_id": ids.repeat(labels_per_sample).to_numpy(),
+                "group": pd.Series(random.choice(["a", "b"], total), dtype="str"),
+                "number": np.arange(1, total + 1),
+                "label": pd.Series(random.choice(["a", "b"], total), dtype="str"),
+                "confidence": random.uniform(0.5, 1.0, total),
+                "probability": 0.25,
+                "verdict": pd.Series(random.choice(["correct", "bad_box"], total), dtype="str"),
+                "reviewer": pd.Series(["a person"] * total, dtype="str"),
+            }
+        )
     box = {c: random.uniform(0.05, 0.45, total) for c in ("x", "y", "w", "h")}
     return pd.DataFrame(
         {
@@ -61,5 +77,27 @@ def small_table(name: str, samples: int = 8, labels_per_sample: int = 6) -> pd.D
             "source": pd.Series(random.choice(["auto", "human", "edited"], total), dtype="str"),
             "threshold": 0.4,
             "duplicate_iou": random.uniform(0.0, 0.5, total),
+        }
+    )
+
+
+def _certificate() -> pd.DataFrame:
+    """Three groups, of which in the last nothing passed."""
+    approved = np.array([447, 600, 0])
+    most_wrong = np.array([18.0, 25.0, np.nan])
+    return pd.DataFrame(
+        {
+            "group": pd.Series(["a", "b", "c"], dtype="str"),
+            "labels": [800, 900, 500],
+            "drawn_from": [600, 800, 500],
+            "drawn": [153, 200, 153],
+            "wrong": [1, 3, 40],
+            "certified": [600, 800, 0],
+            "approved": approved,
+            "most_wrong": most_wrong,
+            "bound": most_wrong / np.where(approved > 0, approved, 1),
+            "max_error": 0.05,
+            "allowed_wrong": 0.05 * approved,
+            "problem": pd.Series([None, None, None], dtype="str"),
         }
     )

@@ -30,8 +30,39 @@ TABLES: dict[str, tuple[str, ...]] = {
         "duplicate_iou",
     ),
     "samples": ("sample_id", "filepath", "file_exists", "labels"),
+    "certificate": (
+        "group",
+        "labels",
+        "drawn_from",
+        "drawn",
+        "wrong",
+        "certified",
+        "approved",
+        "most_wrong",
+        "bound",
+        "max_error",
+        "allowed_wrong",
+        "problem",
+    ),
+    "audit": (
+        "label_id",
+        "sample_id",
+        "group",
+        "number",
+        "label",
+        "confidence",
+        "probability",
+        "verdict",
+        "reviewer",
+    ),
 }
-KEYS = {"labels": "label_id", "samples": "sample_id"}
+KEYS = {"labels": "label_id", "samples": "sample_id", "certificate": "group", "audit": "label_id"}
+# What a row of each is called.
+ROWS = {"labels": "labels", "samples": "samples", "certificate": "groups", "audit": "drawn labels"}
+# Tables that only some runs have, and why the others have none.
+OPTIONAL = dict.fromkeys(("certificate", "audit"), "nothing in this run was certified")
+# Suites that a run is held to, named or not, if its approval rests on a certificate.
+OF_CERTIFICATE = ("certificate", "audit")
 
 
 @dataclass(frozen=True)

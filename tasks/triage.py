@@ -50,7 +50,9 @@ def open_review(run: str) -> dict[str, int]:
     )
     counts: dict[str, int] = record["counts"]
     get_run_logger().info(
-        "triage: %(predicted)d labels, %(approved)d approved by threshold, %(undecided)d wait, %(invalid)d invalid",
+        "triage: %(predicted)d labels, %(approved)d approved by policy, %(undecided)d wait, %(invalid)d invalid",
         counts,
     )
+    if record["certificate"]:
+        get_run_logger().info("certificate: %s", certifying.in_words(record["certificate"]))
     return counts

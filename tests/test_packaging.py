@@ -83,6 +83,7 @@ def test_the_wheel_holds_all_of_it(tmp_path: Path) -> None:
     for package in PACKAGES:
         assert f"{package.replace('.', '/')}/__init__.py" in names
     assert {"flows/label_dataset.py", "expectations/labels.yaml", "expectations/samples.yaml"} <= names
+    assert {"expectations/certificate.yaml", "expectations/audit.yaml"} <= names
     assert {"valflow/py.typed", "valflow/plugin/fiftyone.yml", "valflow/plugin/panel.py"} <= names
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == set(SHIPPED)
 

@@ -27,6 +27,7 @@ from valflow.certify import (
     Proposal,
     Result,
     certify,
+    certify_rest,
     check_first,
     compare_errors,
     compare_scores,
@@ -124,7 +125,7 @@ def conclude(run: str) -> runs.Record:
         "state": CERTIFIED,
         "digest": result.digest,
         "action": seq,
-        "groups": [_proven(g) for g in result.groups],
+        "groups": [_proven(g, Promise(**certificate["promise"])) for g in result.groups],
         "approved": len(result.approved),
         "audited": len(audit["items"]),
         "wrong": sum(i["verdict"] != CORRECT for i in audit["items"]),
@@ -228,19 +229,29 @@ def check(record: runs.Record) -> None:
     Raises:
         CertificateError: labels, draw or verdicts are not those that it was computed from.
     """
-    certificate = record.get("certificate") or {}
-    if certificate.get("state") != CERTIFIED:
-        return
+    if (record.get("certificate") or {}).get("state") == CERTIFIED:
+        groups_by_verdicts(record)
+
+
+def groups_by_verdicts(record: runs.Record) -> list[dict[str, Any]]:
+    """The groups of a certificate as they follow from what is stored now: labels, draw and verdicts.
+
+    Raises:
+        CertificateError: these are not those that it was computed from.
+    """
+    certificate = record["certificate"]
     audit = audits.certificate_audit(record["run"])
     if audit is None:
         raise CertificateError(
             f"the audit behind certificate {certificate['digest'][:12]} is gone; it proves nothing any more"
         )
-    if _result(certificate, audit, *batches.load_batch(record["run"])).digest != certificate["digest"]:
+    result = _result(certificate, audit, *batches.load_batch(record["run"]))
+    if result.digest != certificate["digest"]:
         raise CertificateError(
             f"certificate {certificate['digest'][:12]} does not follow from the verdicts that are on record now; "
             f"take the last verdicts back with `valflow undo {record['run']}` and judge again"
         )
+    return [_proven(g, Promise(**certificate["promise"])) for g in result.groups]
 
 
 def _scored(
@@ -407,13 +418,14 @@ def _planned(group: GroupProposal) -> dict[str, Any]:
     }
 
 
-def _proven(group: GroupResult) -> dict[str, Any]:
+def _proven(group: GroupResult, promise: Promise) -> dict[str, Any]:
     """A group after its audit."""
     proven = group.certificate
     figures: dict[str, Any] = {
         "certified": 0,
         "approved": 0,
-        "audited": group.proposal.design.audit if group.proposal.design else 0,
+        # Where nothing passed, the region that was tested first.
+        "audited": group.walk.tests[0].audited if group.walk and group.walk.tests else 0,
         "wrong": group.walk.tests[0].wrong if group.walk and group.walk.tests else 0,
         "estimate": None,
         "bound": None,
@@ -439,6 +451,7 @@ def _proven(group: GroupResult) -> dict[str, Any]:
                 "audited": t.audited,
                 "wrong": t.wrong,
                 "p_value": t.p_value,
+                "bound": certify_rest(t.total, t.audited, t.wrong, promise, t.risk).bound,
                 "passed": t.passed,
             }
             for t in (group.walk.tests if group.walk else ())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from valflow import actions, database, ledger, runs
+from valflow.certifying import CERTIFIED
 from valflow.errors import DatabaseError, SelectionError
 from valflow.label_types import label_type_of
 from valflow.selections import object_ids
@@ -18,7 +19,7 @@ def explain(label_id: str) -> dict[str, Any]:
 
     Returns:
         JSON: ``label_id, run, dataset, sample_id, predicted, model, threshold, invalid, state, actions, audit,
-        decision, final`` (``final`` is None where the label is not in the label field).
+        certificate, decision, final`` (``final`` is None where the label is not in the label field).
 
     Raises:
         SelectionError: no run knows the label.
@@ -49,6 +50,7 @@ def explain(label_id: str) -> dict[str, Any]:
         "state": entry["state"],
         "actions": [by_number[n] for n in sorted(numbers) if n in by_number],
         "audit": _verdict(record["run"], identifier),
+        "certificate": _certificate(record, entry, predicted),
         "decision": record["decision"],
         "final": _final(record, document["sample_id"], identifier),
     }
@@ -83,8 +85,15 @@ def in_words(facts: dict[str, Any]) -> str:
             else ""
         )
         lines.append(f"  {action['event']} by {action['actor']} at {action['time']}{rule}{taken_back}")
+    if facts["certificate"]:
+        proven = facts["certificate"]
+        lines.append(f"  approved by certificate {proven['digest'][:12]}: {proven['sentence']}")
     if facts["audit"]:
-        lines.append(f"  audited: {facts['audit']['verdict']} ({facts['audit']['reviewer']})")
+        drawn = facts["audit"]
+        lines.append(
+            f"  drawn at random with probability {drawn['probability']:.3g} (number {drawn['number']}) and judged "
+            f"{drawn['verdict']} by {drawn['reviewer']}"
+        )
     if facts["decision"]:
         decision = facts["decision"]
         lines.append(f"  {decision['decision']} decided by {decision['reviewer']} at {decision['time']}")
@@ -96,6 +105,19 @@ def in_words(facts: dict[str, Any]) -> str:
     )
     lines.append(f"  now {facts['state']}, {where}")
     return "\n".join(lines)
+
+
+def _certificate(
+    record: runs.Record, entry: dict[str, Any], predicted: dict[str, Any]
+) -> dict[str, Any] | None:
+    """The certificate that approved a label: its digest, the label's group and what is claimed about that."""
+    certificate = record.get("certificate") or {}
+    if certificate.get("state") != CERTIFIED or entry["action"] != certificate["action"]:
+        return None
+    groups = [
+        g for g in certificate["groups"] if str(predicted["label"]) in (c["label"] for c in g["by_class"])
+    ]
+    return {"digest": certificate["digest"], "group": groups[0]["name"], "sentence": groups[0]["sentence"]}
 
 
 def _verdict(run: str, label: Any) -> dict[str, Any] | None:

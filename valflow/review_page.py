@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from valflow import runs
+from valflow.certifying import in_words, is_open, promise_in_words, sentences
 from valflow.states import SHOWN_AS, State
 
 MAX_ROWS = 30
@@ -34,13 +35,13 @@ def waiting_markdown(record: runs.Record, address: str | None = None) -> str:
         record: the run.
         address: where the App shows it; None where no App is known.
     """
-    counts, run = record["counts"], record["run"]
+    counts = record["counts"]
     parts = [
         f"## {markdown_text(record['name'])}",
         f"**{SHOWN_AS[State(record['state'])]}** · dataset `{record['dataset']}` · "
         f"label field `{record['label_field']}` · round {record['round']}",
         f"{counts['samples']} samples, **{counts['predicted']} labels**: {counts['approved']} approved"
-        f"{' by threshold' if record['round'] == 1 else ''}, "
+        f"{' by threshold' if record['round'] == 1 and not record.get('certificate') else ''}, "
         f"**{counts['undecided']} wait for a person**, {counts['invalid']} fail a check.",
     ]
     if address is not None:
@@ -54,14 +55,39 @@ def waiting_markdown(record: runs.Record, address: str | None = None) -> str:
     parts.append(markdown_table(class_rows(record)[:MAX_ROWS]))
     if len(record["class_table"]) > MAX_ROWS:
         parts.append(f"… and {len(record['class_table']) - MAX_ROWS} more classes.")
+    parts += _certificate_markdown(record)
     parts.append(
-        "These figures are from the start of this round. To see the state as of now, approve and check:\n\n"
-        f"```\nvalflow show {run}\nvalflow approve {run} --class NAME --min-confidence 0.5\n"
-        f"valflow audit {run}\nvalflow finalize {run}\n```\n\n"
+        "These figures are from the start of this round. To see the state as of now, decide and check:\n\n"
+        f"```\n{_commands(record)}\n```\n\n"
         "Approved labels go through validation into the label field; undecided and rejected ones are discarded, "
         "and kept in the ledger."
     )
     return "\n\n".join(parts)
+
+
+def _commands(record: runs.Record) -> str:
+    run = record["run"]
+    approve = [] if is_open(record) else [f"valflow approve {run} --class NAME --min-confidence 0.5"]
+    return "\n".join([f"valflow show {run}", *approve, f"valflow audit {run}", f"valflow finalize {run}"])
+
+
+def _certificate_markdown(record: runs.Record) -> list[str]:
+    """What a certificate asks for, or what it proves."""
+    certificate, run = record.get("certificate"), record["run"]
+    if not certificate:
+        return []
+    promise = promise_in_words(certificate).removeprefix("certified: ")
+    parts = [f"**Promise:** {markdown_text(promise)}."]
+    if is_open(record):
+        parts.append(
+            f"**First judge the {certificate['audit']} labels that were drawn for the certificate**, in the App or "
+            f"with `valflow audit {run}`. Nothing is approved before the last verdict is there; what the verdicts "
+            "prove is approved then, and only the rest is left to look at."
+        )
+    else:
+        parts.append(f"**Certificate:** {markdown_text(in_words(certificate))}.")
+        parts += [f"- {markdown_text(s)}" for s in sentences(certificate)]
+    return parts
 
 
 def markdown_table(rows: list[dict[str, Any]]) -> str:

@@ -98,6 +98,8 @@ SHOWN_AS = {
     State.DISCARDED: "Discarded",
     State.FAILED: "Error",
 }
+# PREDICTED, as long as the run waits for more labels to be audited together.
+WAITING_FOR_MORE = "Waiting for more"
 
 
 def advance(state: State | str, event: Event | str, failed_from: State | str | None = None) -> State:

@@ -44,6 +44,17 @@ def test_every_label_is_in_exactly_one_set():
         assert "missed" in group.sentence
 
 
+def test_the_sentence_never_promises_more_than_is_proven():
+    proven = []
+    for labels in range(2000, 2100, 10):
+        groups = certify(*run(*make_batch(labels=labels, classes=2))).groups
+        proven += [g for g in groups if g.certificate]
+    assert len(proven) >= 8
+    for group in proven:
+        stated = float(group.sentence.split("(")[1].split(" %")[0]) / 100
+        assert group.certificate.bound <= stated + 1e-12 <= group.certificate.bound + 0.001
+
+
 def test_the_draw_is_uniform_random_and_repeatable():
     quality, classes, _ = make_batch(labels=600, classes=1)
     proposal = propose(quality, classes, history=1000, min_group=300)

@@ -29,7 +29,7 @@ from valflow.states import State
 
 KEYS = {
     "label_id", "run", "dataset", "sample_id", "predicted", "drawn_by", "model", "threshold", "invalid", "state",
-    "actions", "audit", "decision", "final",
+    "actions", "audit", "certificate", "decision", "final",
 }  # fmt: skip
 
 
@@ -110,7 +110,8 @@ class TestInReview:
         facts = explain(label_id)
         assert (facts["audit"]["verdict"], facts["audit"]["reviewer"]) == ("wrong_class", "ann")
         assert told_actions(facts) == [("approve", "policy"), ("judge", "ann")]
-        assert "audited: wrong_class (ann)" in in_words(facts)
+        assert "drawn at random with probability 1 (number " in in_words(facts)
+        assert "and judged wrong_class by ann" in in_words(facts)
 
     def test_a_draw_without_a_verdict_says_nothing(self, run: str) -> None:
         audits.draw(run, "ann", seed=1)

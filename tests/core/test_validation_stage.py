@@ -9,8 +9,17 @@ from typing import Any
 import pytest
 from bson import ObjectId
 
+from tasks.validate import pass_gate
 from tests.builders import bring_to, counts, entries, ids_where, judge_all, labels_in, make_dataset, make_run
-from valflow import actions, decisions, runs, validation
+from tests.certified import SETTINGS, judge_honestly, make_certified_run, make_large_dataset
+from tests.expectations.test_shipped_suites import (
+    DRAWN_THERE,
+    FOLLOWS,
+    VERDICT_KNOWN,
+    VERDICT_THERE,
+    WITHIN_PROMISE,
+)
+from valflow import actions, database, decisions, runs, validation
 from valflow.decisions import Decision
 from valflow.errors import IllegalTransition
 from valflow.selections import Selection
@@ -201,3 +210,87 @@ class TestWhatSuitesMayAsk:
         make_run(dataset, State.DISCARDED, **everything)
         record = runs.load(make_run(dataset, State.CREATED, **everything))
         assert validation.previous_class_mix(record) == {"cat": 0.5, "dog": 0.5}
+
+
+class TestCertificate:
+    """The real stage, with the suites of certificates."""
+
+    @pytest.fixture
+    def large(self, tmp_path: Path) -> Any:
+        return make_large_dataset(tmp_path)
+
+    @pytest.fixture
+    def certified(self, large: Any) -> str:
+        run = make_certified_run(large)
+        judge_honestly(run, large)
+        bring_to(run, large, State.REVIEWED)
+        return run
+
+    def test_a_sound_one_passes_and_is_named(self, certified: str) -> None:
+        assert pass_gate(certified).passed
+        record = runs.load(certified)
+        checks = [c for c in record["validation"]["checks"] if c["suite"] in ("certificate", "audit")]
+        assert record["state"] == "VALIDATED"
+        assert len(checks) == 13
+        assert {c["status"] for c in checks} == {"passed"}
+        page = Path(record["artifacts"]["validation"]).read_text()
+        assert "groups checked" in page
+        assert "drawn labels checked" in page
+
+    @pytest.mark.parametrize(
+        ("collection", "change", "failed"),
+        [
+            pytest.param(
+                "audits", {"$set": {"items.0.verdict": "duplicate"}}, {FOLLOWS}, id="a verdict changed"
+            ),
+            pytest.param(
+                "audits", {"$set": {"items.0.verdict": None}}, {FOLLOWS, VERDICT_THERE}, id="a verdict gone"
+            ),
+            pytest.param(
+                "audits", {"$set": {"items.0.verdict": "fine"}}, {FOLLOWS, VERDICT_KNOWN}, id="no verdict"
+            ),
+            pytest.param("audits", {"$set": {"kind": "gone"}}, {FOLLOWS, DRAWN_THERE}, id="the draw is gone"),
+            pytest.param("batches", {"$set": {"classes": ["cat", "cow"]}}, {FOLLOWS}, id="a class renamed"),
+            pytest.param(
+                "runs", {"$set": {"certificate.groups.0.most_wrong": 0}}, {FOLLOWS}, id="a better bound"
+            ),
+            pytest.param(
+                "runs",
+                {"$set": {"certificate.groups.0.most_wrong": 999}},
+                {FOLLOWS, WITHIN_PROMISE},
+                id="a worse bound",
+            ),
+        ],
+    )
+    def test_what_was_tampered_with_is_refused(
+        self, certified: str, collection: str, change: Any, failed: set[str]
+    ) -> None:
+        getattr(database, collection)().update_one({"run": certified}, change)
+        assert not pass_gate(certified).passed
+        record = runs.load(certified)
+        assert (record["state"], record["round"]) == ("IN_REVIEW", 2)
+        assert set(record["validation"]["rounds"][0]["failed_checks"]) == failed
+        # The labels are not at fault.
+        assert record["validation"]["rounds"][0]["failing_labels"] == 0
+
+    def test_the_refusal_says_what_to_do(self, certified: str) -> None:
+        database.audits().update_one({"run": certified}, {"$set": {"items.0.verdict": "duplicate"}})
+        pass_gate(certified)
+        (check,) = [c for c in runs.load(certified)["validation"]["checks"] if c["title"] == FOLLOWS]
+        assert f"valflow undo {certified}" in check["examples"][0]["problem"]
+
+    def test_named_in_the_configuration_too_it_runs_once(self, large: Any) -> None:
+        suites = {"suites": ["certificate", "labels", "audit"]}
+        run = make_run(large, approval=SETTINGS, validation=suites)
+        judge_honestly(run, large)
+        bring_to(run, large, State.REVIEWED)
+        assert pass_gate(run).passed
+        titles = [c["title"] for c in runs.load(run)["validation"]["checks"]]
+        assert titles.count(FOLLOWS) == 1
+
+    @pytest.mark.parametrize("suites", [["labels"], ["labels", "certificate"]], ids=["not named", "named"])
+    def test_where_nothing_is_certified_it_does_not_apply(self, dataset: Any, suites: list[str]) -> None:
+        run = make_run(dataset, State.REVIEWED, validation={"suites": suites})
+        assert pass_gate(run).passed
+        checks = runs.load(run)["validation"]["checks"]
+        assert {c["status"] for c in checks if c["suite"] == "certificate"} <= {"skipped"}

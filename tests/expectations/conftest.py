@@ -8,12 +8,17 @@ from pathlib import Path
 import pytest
 
 from expectations.loader import load_suite
-from expectations.suite import Suite
+from expectations.suite import OF_CERTIFICATE, Suite
 
 
 @pytest.fixture(scope="session")
 def shipped() -> list[Suite]:
     return [load_suite(name, Path.cwd()) for name in ("labels", "samples")]
+
+
+@pytest.fixture(scope="session")
+def of_certificate() -> list[Suite]:
+    return [load_suite(name, Path.cwd()) for name in OF_CERTIFICATE]
 
 
 @pytest.fixture

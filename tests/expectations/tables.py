@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+NAN = float("nan")
 # (label_id, sample_id, class, confidence, box, source, threshold)
 _ROWS = [
     ("label-0", "sample-0", "cat", 0.95, (0.0, 0.0, 0.5, 0.5), "auto", 0.7),
@@ -36,6 +37,27 @@ def make_samples(row: int | None = None, **changes: Any) -> pd.DataFrame:
     table = pd.DataFrame({"sample_id": ["sample-0", "sample-1"], "file_exists": True, "labels": [3, 3]})
     table["filepath"] = "/images/" + table["sample_id"] + ".png"
     return _changed(table.astype({"sample_id": "str", "filepath": "str"}), row, changes)
+
+
+def make_certificate(row: int | None = None, **changes: Any) -> pd.DataFrame:
+    """A certificate that passes, of two proven groups and one about which nothing is; changed as by ``make_labels``."""
+    columns = ["group", "labels", "drawn_from", "drawn", "wrong", "certified", "approved", "most_wrong"]
+    rows = [("cat", 800, 600, 153, 1, 600, 447, 18.0), ("dog", 700, 500, 153, 0, 500, 360, 18.0)]
+    table = pd.DataFrame([*rows, ("rare", 500, 500, 153, 40, 0, 0, NAN)], columns=columns)
+    table["bound"] = table["most_wrong"] / table["approved"]
+    table["max_error"], table["problem"] = 0.05, None
+    table["allowed_wrong"] = (table["max_error"] * table["approved"]).round(9) // 1
+    return _changed(table.astype({"group": "str", "problem": "str"}), row, changes)
+
+
+def make_audit(row: int | None = None, **changes: Any) -> pd.DataFrame:
+    """A draw of four labels, all judged; changed as by ``make_labels``."""
+    table = pd.DataFrame({"label_id": [f"label-{n}" for n in range(4)], "sample_id": "sample-0"})
+    table["group"], table["number"], table["label"] = "cat", range(1, 5), "cat"
+    table["confidence"], table["probability"], table["reviewer"] = 0.9, 0.25, "ann"
+    table["verdict"] = ["correct", "wrong_class", "unsure", "correct"]
+    texts = dict.fromkeys(("label_id", "sample_id", "group", "label", "verdict", "reviewer"), "str")
+    return _changed(table.astype(texts), row, changes)
 
 
 def make_tables(

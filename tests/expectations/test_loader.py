@@ -38,8 +38,12 @@ BAD: list[object] = [
         "name: mine\ntable: labels\nexpectations: []\n", ["at least one", "pass everything"], id="empty suite"
     ),
     pytest.param(suite(item(), "table: labels\n"), ["expected `name: …`", "found nothing"], id="no name"),
-    pytest.param(suite(item(), "name: mine\n"), ["expected `table: labels or samples`"], id="no table"),
-    pytest.param(suite(item(), "name: mine\ntable: boxes\n"), ["labels or samples", "'boxes'"], id="table"),
+    pytest.param(
+        suite(item(), "name: mine\n"), ["`table: labels, samples, certificate or audit`"], id="no table"
+    ),
+    pytest.param(
+        suite(item(), "name: mine\ntable: boxes\n"), ["certificate or audit", "'boxes'"], id="table"
+    ),
     pytest.param(
         suite("  - expect"), ["item 1 (line 4)", "mapping with type and kwargs"], id="item is a text"
     ),
@@ -168,8 +172,10 @@ def test_a_bad_suite_says_where_what_and_what_to_do(tmp_path, text, told):
     ("reference", "told"),
     [
         pytest.param("label", ["no shipped suite", "did you mean 'labels'"], id="name misspelt"),
-        pytest.param("quality", ["known: labels, samples", "./quality.yaml"], id="name unknown"),
-        pytest.param("", ["known: labels, samples"], id="nothing"),
+        pytest.param(
+            "quality", ["known: audit, certificate, labels, samples", "./quality.yaml"], id="name unknown"
+        ),
+        pytest.param("", ["known: audit, certificate, labels, samples"], id="nothing"),
         pytest.param("suites/mine.yaml", ["found no file", "suites/mine.yaml"], id="file missing"),
         pytest.param("./", ["found no file"], id="a folder"),
     ],

@@ -8,9 +8,16 @@ import pytest
 
 from expectations.gate import validate
 from expectations.loader import check_suites, shipped_suites
-from tests.expectations.tables import make_labels, make_parameters, make_samples, make_tables
+from tests.expectations.tables import (
+    NAN,
+    make_audit,
+    make_certificate,
+    make_labels,
+    make_parameters,
+    make_samples,
+    make_tables,
+)
 
-NAN = float("nan")
 LABELS_THERE = "there must be approved labels"
 LABEL_ID = "every label must have an id"
 LABEL_ID_ONCE = "no two labels may share an id"
@@ -27,6 +34,19 @@ SAMPLE_ID = "every sample must have an id"
 SAMPLE_ID_ONCE = "no two samples may share an id"
 MEDIA = "the media file must exist"
 COUNT = "the number of labels of a sample must be within bounds"
+GROUPS_THERE = "there must be an audited group"
+GROUP_ONCE = "no two groups may share a name"
+BOUND_THERE = "a group with approved labels must have a bound"
+WITHIN_PROMISE = "the bound on wrong labels must be within the promise"
+FOLLOWS = "the certificate must follow from its verdicts"
+DRAWN_THERE = "there must be drawn labels"
+DRAWN_ID = "every drawn label must have an id"
+DRAWN_ONCE = "no label may be drawn twice"
+VERDICT_THERE = "every drawn label must have a verdict"
+VERDICT_KNOWN = "the verdict must be a known one"
+JUDGE_KNOWN = "it must be known who judged"
+CHANCE_THERE = "it must be known how likely a label was drawn"
+CHANCE_RANGE = "the probability must be above 0 and at most 1"
 
 LABELS_FAIL: list[Any] = [
     pytest.param(make_labels(2, label_id=None), LABEL_ID, {"row 2 (no id)"}, id="label without id"),
@@ -55,6 +75,25 @@ SAMPLES_FAIL: list[Any] = [
     pytest.param(make_samples(1, file_exists=False), MEDIA, {"sample-1"}, id="media file gone"),
     pytest.param(make_samples(1, labels=0), COUNT, {"sample-1"}, id="no label in a sample"),
     pytest.param(make_samples(1, labels=11), COUNT, {"sample-1"}, id="too many labels in a sample"),
+]
+CERTIFICATE_FAIL: list[Any] = [
+    pytest.param(make_certificate().iloc[:0], GROUPS_THERE, id="no group"),
+    pytest.param(make_certificate(1, group="cat"), GROUP_ONCE, id="a group twice"),
+    pytest.param(make_certificate(0, most_wrong=NAN), BOUND_THERE, id="approved without a bound"),
+    pytest.param(make_certificate(0, most_wrong=23.0), WITHIN_PROMISE, id="one more than promised"),
+    pytest.param(make_certificate(1, problem="a verdict was changed"), FOLLOWS, id="does not follow"),
+]
+AUDIT_FAIL: list[Any] = [
+    pytest.param(make_audit().iloc[:0], DRAWN_THERE, id="nothing drawn"),
+    pytest.param(make_audit(2, label_id=None), DRAWN_ID, id="without id"),
+    pytest.param(make_audit(1, label_id="label-0"), DRAWN_ONCE, id="drawn twice"),
+    pytest.param(make_audit(3, verdict=None), VERDICT_THERE, id="without verdict"),
+    pytest.param(make_audit(0, verdict="fine"), VERDICT_KNOWN, id="unknown verdict"),
+    pytest.param(make_audit(0, verdict="Correct"), VERDICT_KNOWN, id="verdict in other letters"),
+    pytest.param(make_audit(0, reviewer=None), JUDGE_KNOWN, id="nobody judged"),
+    pytest.param(make_audit(0, probability=NAN), CHANCE_THERE, id="without probability"),
+    pytest.param(make_audit(0, probability=0.0), CHANCE_RANGE, id="could not have been drawn"),
+    pytest.param(make_audit(0, probability=1.01), CHANCE_RANGE, id="probability above 1"),
 ]
 PASS: list[Any] = [
     pytest.param(make_labels(), {}, id="plain"),
@@ -138,11 +177,59 @@ def test_one_new_label_among_many_does_not_warn(shipped):
     assert next(check for check in outcome.checks if check.title == MIX).status == "passed"
 
 
-def test_every_shipped_check_is_tested_here(shipped):
-    tested = {case.values[1] for case in LABELS_FAIL + SAMPLES_FAIL} | {LABELS_THERE, SAMPLES_THERE, MIX}
-    assert {item.description for suite in shipped for item in suite.items} == tested
+@pytest.mark.parametrize(
+    ("certificate", "audit"),
+    [
+        pytest.param(make_certificate(), make_audit(), id="plain"),
+        pytest.param(make_certificate(0, most_wrong=22.0), make_audit(), id="exactly as promised"),
+        pytest.param(make_certificate([0, 1], approved=0, most_wrong=NAN), make_audit(), id="nothing proven"),
+        pytest.param(make_certificate(), make_audit(probability=1.0), id="everything drawn"),
+        pytest.param(make_certificate(), make_audit(confidence=NAN), id="no confidence"),
+    ],
+)
+def test_certificates_that_pass(of_certificate, certificate, audit):
+    outcome = validate({"certificate": certificate, "audit": audit}, of_certificate, make_parameters())
+    assert [check.title for check in outcome.blocking] == []
+    assert outcome.passed
+
+
+@pytest.mark.parametrize(("certificate", "title"), CERTIFICATE_FAIL)
+def test_certificates_that_fail(of_certificate, certificate, title):
+    outcome = validate({"certificate": certificate}, of_certificate[:1], make_parameters())
+    assert [check.title for check in outcome.blocking] == [title]
+
+
+@pytest.mark.parametrize(("audit", "title"), AUDIT_FAIL)
+def test_draws_that_fail(of_certificate, audit, title):
+    outcome = validate({"audit": audit}, of_certificate[1:], make_parameters())
+    assert [check.title for check in outcome.blocking] == [title]
+    # No person can mend a draw by rejecting what was drawn.
+    assert outcome.failing_labels == {}
+
+
+def test_a_run_without_certificate_skips_its_suites(shipped, of_certificate):
+    tables = {**make_tables(), "certificate": None, "audit": None}
+    outcome = validate(tables, [*shipped, *of_certificate], make_parameters())
+    assert outcome.passed
+    skipped = [check for check in outcome.checks if check.suite in ("certificate", "audit")]
+    assert {check.skipped_reason for check in skipped} == {"nothing in this run was certified"}
+    assert outcome.rows == {"labels": 6, "samples": 2}
+
+
+def test_a_certificate_that_was_not_given_blocks(of_certificate):
+    outcome = validate(make_tables(), of_certificate, make_parameters())
+    assert {check.error for check in outcome.blocking} == {
+        "the certificate table was not given",
+        "the audit table was not given",
+    }
+
+
+def test_every_shipped_check_is_tested_here(shipped, of_certificate):
+    failing = LABELS_FAIL + SAMPLES_FAIL + CERTIFICATE_FAIL + AUDIT_FAIL
+    tested = {case.values[1] for case in failing} | {LABELS_THERE, SAMPLES_THERE, MIX}
+    assert {item.description for suite in [*shipped, *of_certificate] for item in suite.items} == tested
 
 
 def test_the_shipped_suites_load_and_rehearse():
-    assert shipped_suites() == ["labels", "samples"]
-    assert check_suites(["labels", "samples"], "/") == []
+    assert shipped_suites() == ["audit", "certificate", "labels", "samples"]
+    assert check_suites(shipped_suites(), "/") == []

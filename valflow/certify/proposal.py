@@ -8,6 +8,7 @@ digest of the one before it, so that nothing can be exchanged on the way.
 from __future__ import annotations
 
 import hashlib
+import math
 import secrets
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -114,13 +115,13 @@ class GroupResult:
 
     @property
     def sentence(self) -> str:
-        """The only claim that a certificate makes; print it wherever the result is shown."""
+        """The only claim that a certificate makes, its bound rounded up; print it wherever the result is shown."""
         name, c = self.proposal.group.name, self.certificate
         if c is None:
             return f"{name}: nothing is proven; every label needs a look"
         return (
             f"{name}: of {c.rest} labels that nobody looked at, at most {c.most_wrong} "
-            f"({100 * c.bound:.1f} %) are wrong, with {100 * (1 - c.risk):.4g} % confidence "
+            f"({math.ceil(1000 * c.bound - 1e-9) / 10:.1f} %) are wrong, with {100 * (1 - c.risk):.4g} % confidence "
             f"(promise: {100 * c.promise.max_error:.4g} %); {c.wrong} of {c.audited} labels drawn at random were "
             "wrong. This says nothing about objects that the model missed"
         )

@@ -113,6 +113,8 @@ def document_of(record: dict[str, Any]) -> dict[str, Any]:
         "class_table",
         "checklist",
         "audit",
+        "certificate",
+        "lot",
         "completeness",
         "decision",
         "validation",
@@ -157,6 +159,7 @@ def describe(record: dict[str, Any]) -> str:
     ]
     if record["class_table"]:
         lines += ["", _indented(text_table(class_rows(record)))]
+    lines += _certificate(record)
     if record.get("checklist"):
         lines.append("")
         lines += [
@@ -183,9 +186,10 @@ def age(time: datetime) -> str:
 
 
 def _state(record: dict[str, Any]) -> str:
-    from valflow.states import SHOWN_AS, State
+    from valflow.lots import is_waiting
+    from valflow.states import SHOWN_AS, WAITING_FOR_MORE, State
 
-    return SHOWN_AS[State(record["state"])]
+    return WAITING_FOR_MORE if is_waiting(record) else SHOWN_AS[State(record["state"])]
 
 
 def _indented(text: str) -> str:
@@ -199,8 +203,25 @@ def _moment(entry: dict[str, Any]) -> str:
     return f"{aware(entry['time']):%Y-%m-%d %H:%M:%S}  {entry['event']} by {entry['actor']}{note}"
 
 
+def _certificate(record: dict[str, Any]) -> list[str]:
+    """What is proven, or why it is not."""
+    from valflow.certifying import in_words, sentences
+
+    certificate = record.get("certificate")
+    if not certificate:
+        return []
+    return ["", f"  certificate: {in_words(certificate)}", *(f"    {s}" for s in sentences(certificate))]
+
+
 def _next_step(record: dict[str, Any]) -> str:
+    from valflow import lots
+    from valflow.certifying import is_open
+
     run, state = record["run"], record["state"]
+    if lots.is_waiting(record):
+        return lots.in_words(record)
+    if is_open(record):
+        return f"next: judge what was drawn for the certificate, in the App or with `valflow audit {run}`"
     if state == "IN_REVIEW":
         return (
             f"next: valflow approve|reject|tag {run} …, then valflow audit {run}, then valflow finalize {run}"

@@ -40,6 +40,16 @@ class OperatingPoint:
     colour: str
 
 
+@dataclass(frozen=True)
+class TestedRegion:
+    """A region of the best labels of a group, and what the draw says about it; all are shares in [0, 1]."""
+
+    share: float
+    estimate: float
+    bound: float
+    passed: bool
+
+
 @cache
 def style_sheet(*names: str) -> str:
     """The text of the named style sheets of this package."""
@@ -134,11 +144,14 @@ def confidence_histogram(
     return _svg(PANEL_WIDTH, PANEL_HEIGHT, described, title + "".join(bars) + "".join(marks))
 
 
-def decision_bars(rows: Sequence[tuple[str, Sequence[tuple[str, int]]]]) -> str:
+def decision_bars(
+    rows: Sequence[tuple[str, Sequence[tuple[str, int]]]], described: str = "Decisions per class"
+) -> str:
     """One bar per class, its parts coloured by decision, its length the number of labels.
 
     Args:
         rows: (class name, [(colour: approved, rejected or undecided; labels), ...]).
+        described: what the bars show, for those who cannot see them.
     """
     left, right = 150, BARS_WIDTH - 52
     peak = max((sum(n for _, n in parts) for _, parts in rows), default=0) or 1
@@ -151,8 +164,74 @@ def decision_bars(rows: Sequence[tuple[str, Sequence[tuple[str, int]]]]) -> str:
             drawn.append(f'<rect class="{colour}" x="{x:.2f}" y="{y}" width="{width:.2f}" height="17"/>')
             x += width
         drawn.append(_text("", x + 6, y + 13, formats.count(sum(n for _, n in parts))))
-    described = f"Decisions per class, {formats.counted(len(rows), 'class', 'classes')}"
+    described = f"{described}: " + "; ".join(
+        f"{label} {formats.count(sum(n for _, n in parts))}" for label, parts in rows
+    )
     return _svg(BARS_WIDTH, max(1, len(rows)) * BAR_STEP + 4, described, "".join(drawn))
+
+
+def risk_over_coverage(
+    name: str, tests: Sequence[TestedRegion], promise: float, certified: float, labels: int
+) -> str:
+    """One group: share of wrong labels over the share of its labels that would skip the review.
+
+    Args:
+        name: of the group.
+        tests: regions, in the order in which they were tested.
+        promise: allowed share of wrong labels, in (0, 1).
+        certified: share of the group that was certified, in [0, 1].
+        labels: of the group.
+    """
+    width, height = 312, 208
+    left, right, top, bottom = 40, width - 10, 40, height - 34
+    # Whole multiples of the promise, so that its line is one of the ticks.
+    highest = min(max([0.0, *(t.bound for t in tests)]), 1.0)
+    step = max(1, math.ceil(highest / promise / 4)) if promise > 0 else 1
+    ticks = max(2, math.ceil(highest / promise / step + 1e-9)) if promise > 0 else 2
+    limit = promise * step * ticks or 1.0
+
+    def at(share: float, wrong: float) -> tuple[float, float]:
+        y = bottom - min(max(wrong, 0.0), limit) / limit * (bottom - top)
+        return left + min(max(share, 0.0), 1.0) * (right - left), y
+
+    drawn = []
+    if certified > 0:
+        wide = at(certified, 0)[0] - left
+        drawn.append(
+            f'<rect class="region" x="{left}" y="{top}" width="{wide:.1f}" height="{bottom - top}"/>'
+        )
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        x, _ = at(share, 0)
+        anchor = {0.0: "", 1.0: "end"}.get(share, "middle")
+        drawn.append(_text(anchor, x, bottom + 13, f"{share:.0%}".replace("%", " %")))
+    for number in range(ticks + 1):
+        _, y = at(0, number * limit / ticks)
+        drawn.append(_line("grid", left, y, right, y))
+        drawn.append(_text("end", left - 5, y + 3.5, f"{100 * number * limit / ticks:.3g} %"))
+    _, y = at(0, promise)
+    drawn.append(_line("threshold", left, y, right, y))
+    drawn.append(_text("at", left + 4, y - 4, f"promise {formats.level(promise)}"))
+    for t in tests:
+        colour = "approved" if t.passed else "rejected"
+        x, low = at(t.share, t.estimate)
+        _, high = at(t.share, t.bound)
+        drawn.append(
+            _line(f"whisker {colour}", x, low, x, high) + _line(f"whisker {colour}", x - 4, high, x + 4, high)
+        )
+        drawn.append(f'<circle class="dot {colour}" cx="{x:.1f}" cy="{low:.1f}" r="4"/>')
+    drawn.append(_line("axis", left, bottom, right, bottom))
+    title = _text("name", 2, 15, _shortened(name, 24)) + _text("end", right, 15, formats.count(labels))
+    axes = _text("", 2, 31, "wrong") + _text(
+        "end", right, height - 6, "share of the group's labels, best first"
+    )
+    outcome = f"certified up to {formats.percent(certified)}" if certified > 0 else "nothing certified"
+    told = "; ".join(
+        f"{formats.percent(t.share)} of the labels: {formats.percent(t.estimate)} wrong in the draw, "
+        f"at most {formats.percent_at_most(t.bound)}"
+        for t in tests
+    )
+    described = f"{name}: {outcome}, promise {formats.level(promise)}. {told}"
+    return _svg(width, height, described, title + axes + "".join(drawn))
 
 
 def precision_recall(curves: Sequence[Curve], points: Sequence[OperatingPoint] = ()) -> str:

@@ -69,7 +69,7 @@ def confidence_chart(rows: Sequence[Mapping[str, Any]]) -> Chart:
     if any(formats.number(r.get("threshold")) is not None for r in shown):
         colours.insert(0, ("approved", "at or above the threshold of the class"))
     else:
-        colours = [("undecided", "labels, all for review")]
+        colours = [("undecided", "labels")]
     return Chart("confidence", "Confidence by class", panels, 4, note, Legend(tuple(colours)))
 
 
@@ -112,6 +112,11 @@ def picture_name(group: str, position: int) -> str:
 def _thresholds(record: Record) -> str:
     chosen = record.get("thresholds") or {}
     default = formats.number(chosen.get("default"))
+    if record.get("certificate"):
+        return (
+            "There is no threshold: the certificate decides which labels may skip the review; what it proves stands "
+            "above. Labels without a confidence and labels that failed a check always wait for a person."
+        )
     own = {str(c): formats.number(t) for c, t in (chosen.get("per_class") or {}).items()}
     special = [f"“{c}” at {formats.threshold(t)}" for c, t in own.items() if t is not None]
     if default is None and not special:

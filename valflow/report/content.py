@@ -7,6 +7,7 @@ from typing import Any
 
 from valflow.report import formats
 from valflow.report.blocks import Block, Code, Inline, Report, Section
+from valflow.report.certificate import proven_section
 from valflow.report.classes import class_section, galleries_of
 from valflow.report.outcome import failed_section, files_section, verification_section
 from valflow.report.quality import evaluation_section, validation_section
@@ -29,6 +30,7 @@ def report_of(record: Record, tiles: Mapping[str, Sequence[Tile]] | None = None)
     """
     status, tone = status_of(record)
     sections = [
+        proven_section(record),
         class_section(record),
         _pictures(tiles or {}),
         review_section(record),

@@ -110,6 +110,8 @@ def _spot_check(record: Record) -> list[Block]:
     if not audit:
         missing = "No spot-check was drawn, so nothing is proven about the labels approved without a person."
         return [Heading("Spot-check"), Paragraph(missing)]
+    if audit.get("kind") == "certificate":
+        return _draw(audit)
     proven = spot_check_sentence(record)
     drawn = (
         f"{formats.count(audit.get('drawn'))} of {formats.counted(audit.get('population'), 'approved label')}"
@@ -120,12 +122,7 @@ def _spot_check(record: Record) -> list[Block]:
         words.append(f" and judged{' by ' + by if by else ''} without sight of their confidence: {proven}.")
     else:
         words.append(f"; {formats.count(audit.get('judged'))} are judged, so nothing is proven yet.")
-    blocks: list[Block] = [Heading("Spot-check"), Paragraph(words)]
-    verdicts = audit.get("verdicts") or {}
-    if verdicts:
-        given = [(v, n) for v, n in verdicts.items() if formats.whole(n)]
-        ordered = sorted(given, key=lambda v: (v[0] != "correct", -formats.whole(v[1]), v[0]))
-        blocks.append(Facts([(str(v).replace("_", " "), formats.count(n)) for v, n in ordered]))
+    blocks: list[Block] = [Heading("Spot-check"), Paragraph(words), *_verdicts(audit)]
     if formats.whole(audit.get("approved_since")):
         since = formats.counted(audit["approved_since"], "label")
         blocks.append(
@@ -147,6 +144,23 @@ def _completeness(record: Record) -> list[Block]:
     if (found.get("verdicts") or {}).get("incomplete"):
         blocks.append(Paragraph(["The incomplete images carry the tag ", Code("missing_object"), "."]))
     return blocks
+
+
+def _draw(audit: Mapping[str, Any]) -> list[Block]:
+    """The draw behind a certificate; what it proves has a section of its own."""
+    by = formats.joined([str(r) for r in audit.get("reviewers") or []])
+    words = (
+        f"{formats.count(audit.get('judged'))} of {formats.counted(audit.get('drawn'), 'drawn label')} are judged"
+        f"{' by ' + by if by else ''}, without sight of their confidence, "
+        f"{formats.count(audit.get('wrong'))} of them wrong; what that proves stands under What is proven."
+    )
+    return [Heading("Draw for the certificate"), Paragraph(words), *_verdicts(audit)]
+
+
+def _verdicts(audit: Mapping[str, Any]) -> list[Block]:
+    given = [(v, n) for v, n in (audit.get("verdicts") or {}).items() if formats.whole(n)]
+    ordered = sorted(given, key=lambda v: (v[0] != "correct", -formats.whole(v[1]), v[0]))
+    return [Facts([(str(v).replace("_", " "), formats.count(n)) for v, n in ordered])] if ordered else []
 
 
 def _problems(record: Record) -> list[Block]:

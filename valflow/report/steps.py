@@ -39,6 +39,12 @@ def stage_of(state: Any) -> str:
     return AT_WORK.get(known, "") if (known := _known(state)) else ""
 
 
+def is_waiting(record: Record) -> bool:
+    """Whether the run waits for more labels, so that they can be audited together."""
+    lot = record.get("lot") or {}
+    return bool(lot) and not lot.get("closed") and record.get("state") == State.PREDICTED
+
+
 def failed_in(record: Record) -> str:
     """The stage in which a failed run failed; empty where nobody wrote it down."""
     return stage_of(record.get("failed_from") or _entered_from(record, State.FAILED))
@@ -86,7 +92,7 @@ def _figures(record: Record, stage: str) -> tuple[str, str]:
             return "", ""
         return formats.counted(counts.get("predicted"), "label"), formats.counted(counts["samples"], "sample")
     if stage == "triage":
-        return _triage(record)
+        return ("waits", "for more labels") if is_waiting(record) else _triage(record)
     if stage == "review":
         return _review(record)
     if stage == "validate":
@@ -118,6 +124,14 @@ def _figures(record: Record, stage: str) -> tuple[str, str]:
 def _triage(record: Record) -> tuple[str, str]:
     entries = [h for h in record.get("history") or [] if h.get("event") == "triage"]
     approved = ((entries[-1].get("figures") or {}) if entries else {}).get("approved")
+    certificate = record.get("certificate") or {}
+    if certificate:
+        drawn = formats.whole(certificate.get("audit"))
+        return (
+            (f"{formats.count(drawn)} drawn", "for the certificate")
+            if drawn
+            else ("nothing drawn", "all for review")
+        )
     chosen = (record.get("thresholds") or {}).get("default")
     note = f"at {formats.threshold(chosen)}" if formats.number(chosen) is not None else "all for review"
     if formats.number(approved) is None:

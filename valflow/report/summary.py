@@ -7,8 +7,9 @@ from typing import Any
 
 from valflow.report import formats
 from valflow.report.blocks import Code, Headline, Inline, Link, Paragraph, Strong, Text, Tone
-from valflow.report.steps import failed_in
-from valflow.states import SHOWN_AS, State
+from valflow.report.certificate import is_certified, proven_groups
+from valflow.report.steps import failed_in, is_waiting
+from valflow.states import SHOWN_AS, WAITING_FOR_MORE, State
 
 Record = Mapping[str, Any]
 
@@ -30,6 +31,8 @@ def status_of(record: Record) -> tuple[str, Tone]:
         state = State(record["state"])
     except (KeyError, ValueError):
         return str(record.get("state", "unknown")), "neutral"
+    if is_waiting(record):
+        return WAITING_FOR_MORE, "waiting"
     return SHOWN_AS[state], _TONES.get(state, "neutral")
 
 
@@ -74,7 +77,8 @@ def summary_of(record: Record) -> list[Paragraph]:
         pieces: list[Inline] = [Strong(f"{finalized} of {predicted}"), " are now in ", field, f"{on}. "]
         pieces.append(f"Decided by {who} on {formats.when(decision.get('time'))}.")
         proven = spot_check_sentence(record)
-        return [Paragraph(pieces), *([Paragraph(f"A random spot-check found {proven}.")] if proven else [])]
+        paragraphs = [Paragraph(pieces), *_certified(record)]
+        return [*paragraphs, *([Paragraph(f"A random spot-check found {proven}.")] if proven else [])]
     if state in (State.ROLLING_BACK, State.ROLLED_BACK):
         return [Paragraph(_rolled_back(record, field))]
     if state == State.DISCARDED:
@@ -82,6 +86,11 @@ def summary_of(record: Record) -> list[Paragraph]:
         return [Paragraph(["The run was discarded by ", who, "; nothing entered ", field, note])]
     if state == State.IN_REVIEW:
         return _waiting(record, predicted)
+    if is_waiting(record):
+        lot = record["lot"]
+        held = f"{formats.count(lot.get('labels'))} of {formats.count(lot.get('min_labels'))} labels"
+        until = f"Its review opens when there are enough, or on {formats.when(lot.get('due'))}."
+        return [Paragraph([Strong(f"The run waits for more: {held}"), f" for a certificate. {until}"])]
     words: dict[str, str] = {
         State.CREATED: "The model is still at work; nothing has been decided.",
         State.PREDICTED: "The predictions are there and are being sorted for the review.",
@@ -101,6 +110,23 @@ def _rolled_back(record: Record, field: Code) -> list[Inline]:
     if formats.whole(rollback.get("left")):
         pieces.append(f" {formats.counted(rollback['left'], 'label')} that somebody had edited since stayed.")
     return pieces
+
+
+def _certified(record: Record) -> list[Paragraph]:
+    """What the certificate lets through, and what it says about that; nothing without one."""
+    if not is_certified(record):
+        return []
+    certificate = record["certificate"]
+    approved, looks = (formats.counted(certificate.get(k), "label") for k in ("approved", "looks"))
+    proven = proven_groups(certificate)
+    if not proven:
+        return [Paragraph("The certificate proves nothing: every label needs a look.", "waiting")]
+    bound = formats.percent_at_most(max(formats.number(g.get("bound")) or 0.0 for g in proven))
+    sure = formats.level((certificate.get("promise") or {}).get("confidence"))
+    within = "" if len(proven) == 1 else f" in any of the {len(proven)} groups"
+    needed = "needed" if record.get("state") == State.FINALIZED else "need"
+    words = f" by the certificate: at most {bound} of them are wrong{within} ({sure} confidence per group). "
+    return [Paragraph([Strong(f"{approved} were approved without a look"), words, f"{looks} {needed} one."])]
 
 
 def spot_check_sentence(record: Record) -> str:
@@ -144,7 +170,7 @@ def _decided(record: Record, counts: Mapping[str, Any], predicted: int) -> list[
 
 
 def _proven(record: Record) -> list[Headline]:
-    found = []
+    found = _proven_by_certificate(record)
     audit = record.get("audit") or {}
     if formats.number(audit.get("upper_bound")) is not None:
         drawn = f"{formats.count(audit.get('wrong'))} of {formats.count(audit.get('judged'))} drawn"
@@ -154,6 +180,28 @@ def _proven(record: Record) -> list[Headline]:
     precision = (((record.get("metrics") or {}).get("run") or {}).get("approved") or {}).get("precision")
     if formats.number(precision) is not None:
         found.append(Headline(formats.percent(precision), "precision of approved", "against ground truth"))
+    return found
+
+
+def _proven_by_certificate(record: Record) -> list[Headline]:
+    if not is_certified(record):
+        return []
+    certificate = record["certificate"]
+    found = [
+        Headline(
+            formats.count(certificate.get("looks")),
+            "labels to look at",
+            f"of {formats.count(certificate.get('labels'))}",
+        )
+    ]
+    proven = proven_groups(certificate)
+    if proven:
+        worst = max(formats.number(g.get("bound")) or 0.0 for g in proven)
+        sure = f"{formats.level((certificate.get('promise') or {}).get('confidence'))} sure"
+        note = sure if len(proven) == 1 else f"in each of {len(proven)} groups, {sure} per group"
+        found.insert(
+            0, Headline(f"≤ {formats.percent_at_most(worst)}", "wrong among those not looked at", note)
+        )
     return found
 
 
@@ -174,10 +222,19 @@ def _waiting(record: Record, predicted: str) -> list[Paragraph]:
         f"{formats.count(counts.get('rejected'))} rejected",
     ]
     run = str(record.get("run", "RUN"))
-    found = [
-        Paragraph([Strong(f"{predicted} await a decision"), f": {formats.joined(parts)}."]),
-        Paragraph(["Decide with ", Code(f"valflow finalize {run}"), ", or discard the run."]),
-    ]
+    found = [Paragraph([Strong(f"{predicted} await a decision"), f": {formats.joined(parts)}."])]
+    certificate = record.get("certificate") or {}
+    if certificate.get("state") == "audit":
+        drawn = formats.counted(certificate.get("audit"), "label")
+        todo: list[Inline] = [
+            "First judge the ",
+            f"{drawn} drawn for the certificate, in the App or with ",
+            Code(f"valflow audit {run}"),
+        ]
+        found.append(Paragraph([*todo, "; what they prove is then approved."]))
+    else:
+        found += _certified(record)
+        found.append(Paragraph(["Decide with ", Code(f"valflow finalize {run}"), ", or discard the run."]))
     if formats.whole(record.get("round")) > 1:
         again = f"Round {record['round']}: the review was opened again; the history below says why."
         found.append(Paragraph(again, "waiting"))
