@@ -173,7 +173,7 @@ def test_a_bad_suite_says_where_what_and_what_to_do(tmp_path, text, told):
     [
         pytest.param("label", ["no shipped suite", "did you mean 'labels'"], id="name misspelt"),
         pytest.param(
-            "quality", ["known: audit, certificate, labels, samples", "./quality.yaml"], id="name unknown"
+            "zoom", ["known: audit, certificate, labels, samples", "./zoom.yaml"], id="name unknown"
         ),
         pytest.param("", ["known: audit, certificate, labels, samples"], id="nothing"),
         pytest.param("suites/mine.yaml", ["found no file", "suites/mine.yaml"], id="file missing"),
