@@ -68,8 +68,15 @@ def rank(run: str, selection: Selection) -> Ranking:
         _prefer(evidence, uncertainty, reason, "disagreement", disagreement, _above(disagreement))
     _prefer(evidence, uncertainty, reason, "mistakenness", mistakenness, _above(mistakenness))
     order = _order(samples, uncertainty)
-    columns = (ids, samples, classes, confidence, evidence, reason, uncertainty)
-    return Ranking(*(column[order] for column in columns))
+    return Ranking(
+        ids[order],
+        samples[order],
+        classes[order],
+        confidence[order],
+        evidence[order],
+        reason[order],
+        uncertainty[order],
+    )
 
 
 def queue(run: str, limit: int) -> dict[str, Any]:
@@ -133,7 +140,8 @@ def _read(run: str, selection: Selection) -> tuple[Any, ...]:
         ],
         batchSize=_CURSOR_BATCH,
     )
-    ids, samples, classes, confidence, mistakenness = [], [], [], [], []
+    ids, samples, classes, confidence = [], [], [], []
+    mistakenness: list[float | None] = []
     for document in cursor:
         found = document["i"]
         ids += [i.binary for i in found]
