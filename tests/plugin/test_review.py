@@ -361,7 +361,7 @@ class TestModes:
         schema = dataset.label_schemas[FIELD]
         assert schema["classes"] == ["cat", "dog"]
         assert [a["name"] for a in schema["attributes"]] == ["tags"]
-        assert [s["_cls"].rpartition(".")[2] for s in ann.was_asked("set_view")[0]["view"]][-1] == "ToPatches"
+        assert [s["_cls"].rpartition(".")[2] for s in ann.was_asked("set_view")[0]["view"]][-2] == "ToPatches"
         ann.click("change_tab", tab="approval")
         dataset.reload()
         assert dataset.active_label_schemas == []
