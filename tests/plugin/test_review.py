@@ -38,7 +38,8 @@ class TestLooking:
         assert ann.state["table"]["rows"] == [["cat", "3 of 6", "0.60"], ["dog", "3 of 6", "0.30"]]
         assert "Add 6 labels for approval" in ann.drawn()
         [view] = ann.was_asked("set_view")
-        assert [s["_cls"].rpartition(".")[2] for s in view["view"]][-1] == "ToPatches"
+        # The last stage brings the patches into the order of the page.
+        assert [s["_cls"].rpartition(".")[2] for s in view["view"]][-2:] == ["ToPatches", "Select"]
 
     def test_a_workspace_opens_its_run(self, dataset: Any, run: str) -> None:
         someone = Reviewer(dataset)
@@ -362,7 +363,7 @@ class TestModes:
         schema = dataset.label_schemas[FIELD]
         assert schema["classes"] == ["cat", "dog"]
         assert [a["name"] for a in schema["attributes"]] == ["tags"]
-        assert [s["_cls"].rpartition(".")[2] for s in ann.was_asked("set_view")[0]["view"]][-1] == "ToPatches"
+        assert [s["_cls"].rpartition(".")[2] for s in ann.was_asked("set_view")[0]["view"]][-2] == "ToPatches"
         ann.click("change_tab", tab="approval")
         dataset.reload()
         assert dataset.active_label_schemas == []
