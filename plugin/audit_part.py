@@ -6,7 +6,7 @@ from typing import Any
 
 import fiftyone.operators.types as types
 
-from valflow import audits, certifying, runs
+from valflow import audits, certificates, runs
 from valflow.certify import CORRECT
 from valflow.errors import SelectionError
 
@@ -75,7 +75,7 @@ class AuditPart:
         audit = audits.judge(record["run"], verdicts, reviewer)
         sentence = audits.sentence(audits.summary(audit))
         if audit["kind"] == audits.CERTIFICATE and not audits.open_items(record["run"]):
-            sentence = certifying.in_words(runs.load(record["run"])["certificate"])
+            sentence = certificates.in_words(runs.load(record["run"])["certificate"])
         ctx.ops.notify(sentence, variant="success")
         ctx.ops.clear_selected_samples()
         ctx.ops.clear_selected_labels()

@@ -12,15 +12,8 @@ from . import layout
 from .answers import told
 from .screen import Screen
 
-_COLUMNS = {
-    "name": "Run",
-    "state": "State",
-    "model": "Model",
-    "field": "Label field",
-    "labels": "Labels",
-    "age": "Age",
-    "waits": "Waits for",
-}
+# Few columns: half a screen is narrow, and the App breaks words of cells where it must.
+_COLUMNS = {"name": "Run", "model": "Model and field", "state": "State", "labels": "Labels"}
 
 
 class RunsTab:
@@ -73,4 +66,8 @@ class RunsTab:
 def _cell(row: dict[str, Any], key: str) -> str:
     if key == "labels":
         return " / ".join(layout.number(row[k]) for k in ("predicted", "approved", "finalized"))
+    if key == "model":
+        return f"{row['model']} → {row['field']}"
+    if key == "state":
+        return f"{row['state']}, {row['age']} old; waits for {row['waits']}"
     return str(row[key])

@@ -9,7 +9,7 @@ from prefect.artifacts import create_table_artifact
 
 from expectations.gate import failing_labels
 from expectations.loader import load_suite
-from valflow import certifying, database, ledger, lots, runs
+from valflow import certificates, certifying, database, ledger, lots, runs
 from valflow import triage as stage
 from valflow.config import LabelingConfig
 from valflow.review_app import save_workspace
@@ -54,5 +54,5 @@ def open_review(run: str) -> dict[str, int]:
         counts,
     )
     if record["certificate"]:
-        get_run_logger().info("certificate: %s", certifying.in_words(record["certificate"]))
+        get_run_logger().info("certificate: %s", certificates.in_words(record["certificate"]))
     return counts

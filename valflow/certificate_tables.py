@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from valflow import audits, certifying, runs
+from valflow import audits, certificates, certifying, runs
 from valflow.errors import CertificateError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ _PROVEN = ("approved", "audited", "wrong", "certified", "estimate", "bound", "mo
 
 def is_certified(record: runs.Record) -> bool:
     """Whether approvals of this run rest on a certificate."""
-    return (record.get("certificate") or {}).get("state") == certifying.CERTIFIED
+    return (record.get("certificate") or {}).get("state") == certificates.CERTIFIED
 
 
 def certificate_table(record: runs.Record) -> pd.DataFrame:

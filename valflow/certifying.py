@@ -17,17 +17,24 @@ from pymongo import UpdateOne
 
 from valflow import actions, audits, batches, calibration, database, ledger, mirroring, runs
 from valflow.batches import Batch, object_id
+from valflow.certificates import (
+    ABSTAINED,
+    AUDIT,
+    CERTIFIED,
+    Certificate,
+    drift_entry,
+    plain,
+    planned_group,
+    proven_group,
+)
 from valflow.certify import (
     CORRECT,
     Draw,
     Drift,
-    GroupProposal,
-    GroupResult,
     Promise,
     Proposal,
     Result,
     certify,
-    certify_rest,
     check_first,
     compare_errors,
     compare_scores,
@@ -42,13 +49,9 @@ from valflow.ledger import UNDECIDED, map_labels, state_change
 from valflow.states import State
 from valflow.truth import verdicts_by_truth
 
-# How a certificate stands; `abstained` means that nothing is drawn, because nothing could be proven or saved.
-AUDIT, CERTIFIED, ABSTAINED = "audit", "certified", "abstained"
 # An audit is one document in the database; nobody judges more labels than this.
 MOST_DRAWN = 30_000
 _SAMPLES_AT_ONCE = 1000
-
-Certificate = dict[str, Any]
 
 
 def approval_of(record: runs.Record) -> CertifiedApproval | None:
@@ -79,7 +82,7 @@ def open_audit(record: runs.Record, dataset: Any, fingerprint: str) -> Certifica
         "proposal": proposal.digest,
         "batch": proposal.batch,
         "audit": proposal.audit,
-        "groups": [_planned(g) for g in proposal.groups],
+        "groups": [planned_group(g) for g in proposal.groups],
         "looks": len(batch),
         "queue": len(batch),
     }
@@ -125,13 +128,13 @@ def conclude(run: str) -> runs.Record:
         "state": CERTIFIED,
         "digest": result.digest,
         "action": seq,
-        "groups": [_proven(g, Promise(**certificate["promise"])) for g in result.groups],
+        "groups": [proven_group(g, Promise(**certificate["promise"])) for g in result.groups],
         "approved": len(result.approved),
         "audited": len(audit["items"]),
         "wrong": sum(i["verdict"] != CORRECT for i in audit["items"]),
         "queue": len(result.review),
         "looks": result.looks,
-        "drift": [*certificate["drift"], _drift(drift)],
+        "drift": [*certificate["drift"], drift_entry(drift)],
         "drift_suspected": suspected,
         "verdicts_from": _verdicts_from(audit),
         "certified_at": database.now(),
@@ -162,38 +165,6 @@ def is_open(record: runs.Record) -> bool:
     """Whether the run is in review and its certificate waits for verdicts."""
     is_in_review = record["state"] == State.IN_REVIEW.value
     return is_in_review and (record.get("certificate") or {}).get("state") == AUDIT
-
-
-def in_words(certificate: Certificate) -> str:
-    """How a certificate stands, in one sentence."""
-    if certificate["state"] == ABSTAINED:
-        return f"nothing can be certified: {certificate['reason']}"
-    if certificate["state"] == AUDIT:
-        return f"{certificate['audit']} labels were drawn for the certificate and wait for verdicts"
-    proven = sum(g["approved"] > 0 for g in certificate["groups"])
-    return (
-        f"{certificate['wrong']} wrong of {certificate['audited']} drawn; {certificate['approved']} labels in "
-        f"{proven} of {len(certificate['groups'])} groups are certified (digest {certificate['digest'][:12]})"
-    )
-
-
-def sentences(certificate: Certificate) -> list[str]:
-    """What a certificate claims, group by group, and what is left to do; nothing before it is there."""
-    if certificate["state"] != CERTIFIED:
-        return []
-    return [
-        *(g["sentence"] for g in certificate["groups"]),
-        f"{certificate['approved']} labels are approved by the certificate, {certificate['queue']} are left to look at",
-    ]
-
-
-def promise_in_words(certificate: Certificate) -> str:
-    """What is promised about the labels that nobody looked at."""
-    promise = certificate["promise"]
-    return (
-        f"certified: at most {100 * promise['max_error']:.4g} % of the labels that nobody looks at are wrong, "
-        f"with {100 * promise['confidence']:.4g} % confidence per group"
-    )
 
 
 def withdraw(record: runs.Record, why: str) -> None:
@@ -251,7 +222,7 @@ def groups_by_verdicts(record: runs.Record) -> list[dict[str, Any]]:
             f"certificate {certificate['digest'][:12]} does not follow from the verdicts that are on record now; "
             f"take the last verdicts back with `valflow undo {record['run']}` and judge again"
         )
-    return [_proven(g, Promise(**certificate["promise"])) for g in result.groups]
+    return [proven_group(g, Promise(**certificate["promise"])) for g in result.groups]
 
 
 def _scored(
@@ -291,7 +262,7 @@ def _scored(
         "looks": 0,
         "digest": None,
         "withdrawn": 0,
-        "drift": [_drift(d) for d in drift if d.suspected],
+        "drift": [drift_entry(d) for d in drift if d.suspected],
         "drift_suspected": any(d.suspected for d in drift),
     }
     return begun, quality
@@ -339,8 +310,8 @@ def _drawn(
             "label_id": object_id(batch.label_ids[at]),
             "sample_id": object_id(batch.sample_ids[at]),
             "label": str(batch.classes[at]),
-            "confidence": _plain(batch.confidence[at]),
-            "features": {name: _plain(values[at]) for name, values in batch.features.items()},
+            "confidence": plain(batch.confidence[at]),
+            "features": {name: plain(values[at]) for name, values in batch.features.items()},
             "predicted_error": float(1 - quality[at]) if certificate["history"] else None,
             "group": proposal.groups[group].group.name,
             "probability": probability,
@@ -401,82 +372,11 @@ def _approve(
     mirroring.mirror_soon(record, database.dataset_of(record))
 
 
-def _planned(group: GroupProposal) -> dict[str, Any]:
-    """A group before its audit."""
-    return {
-        "name": group.group.name,
-        "classes": len(group.group.classes),
-        "labels": len(group.group.positions),
-        "audit": group.design.audit if group.design else 0,
-        "reason": group.reason,
-        "regions": [
-            {"labels": int(size), "predicted_error": float(error)}
-            for size, error in zip(group.regions.sizes, group.regions.predicted, strict=True)
-        ],
-        "drawn_from": int(group.regions.sizes[group.design.drawn_from]) if group.design else 0,
-        "risk": group.risk,
-    }
-
-
-def _proven(group: GroupResult, promise: Promise) -> dict[str, Any]:
-    """A group after its audit."""
-    proven = group.certificate
-    figures: dict[str, Any] = {
-        "certified": 0,
-        "approved": 0,
-        # Where nothing passed, the region that was tested first.
-        "audited": group.walk.tests[0].audited if group.walk and group.walk.tests else 0,
-        "wrong": group.walk.tests[0].wrong if group.walk and group.walk.tests else 0,
-        "estimate": None,
-        "bound": None,
-        "most_wrong": None,
-    }
-    if proven is not None:
-        figures |= {
-            "certified": proven.total,
-            "approved": len(group.approved),
-            "audited": proven.audited,
-            "wrong": proven.wrong,
-            "estimate": proven.estimate,
-            "bound": proven.bound,
-            "most_wrong": proven.most_wrong,
-        }
-    return {
-        **_planned(group.proposal),
-        **figures,
-        "sentence": group.sentence,
-        "tests": [
-            {
-                "labels": t.total,
-                "audited": t.audited,
-                "wrong": t.wrong,
-                "p_value": t.p_value,
-                "bound": certify_rest(t.total, t.audited, t.wrong, promise, t.risk).bound,
-                "passed": t.passed,
-            }
-            for t in (group.walk.tests if group.walk else ())
-        ],
-        "by_class": [
-            {"label": name, "approved": approved, "audited": audited, "wrong": wrong}
-            for name, approved, audited, wrong in group.by_class
-        ],
-    }
-
-
 def _compare_errors(audit: audits.Audit) -> Drift:
     """Was more wrong than the history predicted?"""
     predicted = [i["predicted_error"] for i in audit["items"] if i["predicted_error"] is not None]
     wrong = sum(i["verdict"] != CORRECT for i in audit["items"] if i["predicted_error"] is not None)
     return compare_errors(wrong, len(predicted), float(np.mean(predicted)) if predicted else 0.0)
-
-
-def _drift(drift: Drift) -> dict[str, Any]:
-    return {
-        "name": drift.name,
-        "statistic": _plain(drift.statistic),
-        "p_value": drift.p_value,
-        "suspected": drift.suspected,
-    }
 
 
 def _verdicts_from(audit: audits.Audit) -> dict[str, int]:
@@ -489,7 +389,3 @@ def _verdicts_from(audit: audits.Audit) -> dict[str, int]:
 
 def _by_class(batch: Batch) -> dict[str, NDArray[np.float64]]:
     return {str(name): batch.confidence[batch.classes == name] for name in np.unique(batch.classes)}
-
-
-def _plain(value: Any) -> float | None:
-    return None if np.isnan(value) else float(value)

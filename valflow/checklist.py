@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import Any
 
-from valflow import actions, audits, certifying, completeness, ledger, runs
+from valflow import actions, audits, certificates, completeness, ledger, runs
 from valflow.label_types import APPROVED, INVALID, PROBLEM_TAGS, REJECTED
 
 DECIDING = ("approve", "reject", "reset", "judge")
@@ -90,7 +90,7 @@ def _problems(record: runs.Record, table: list[dict[str, Any]]) -> tuple[bool, s
 
 def _spot_check(record: runs.Record, table: list[dict[str, Any]]) -> tuple[bool, str]:
     run, certificate = record["run"], record.get("certificate") or {}
-    if certificate.get("state") != certifying.AUDIT and not sum(r[APPROVED] for r in table):
+    if certificate.get("state") != certificates.AUDIT and not sum(r[APPROVED] for r in table):
         return True, "nothing is approved, so there is nothing to check"
     audit = audits.latest(run)
     if audit is None:
@@ -108,7 +108,7 @@ def _spot_check(record: runs.Record, table: list[dict[str, Any]]) -> tuple[bool,
             f"{since} approved labels are not covered by the draw; draw again with `valflow audit {run}`",
         )
     if audit["kind"] == audits.CERTIFICATE:
-        return True, certifying.in_words(certificate)
+        return True, certificates.in_words(certificate)
     return (
         True,
         f"{audits.sentence(result)}, seed {result['seed']}, judged by {', '.join(result['reviewers'])}",
@@ -128,7 +128,7 @@ def _thresholds(record: runs.Record) -> tuple[bool, str]:
     thresholds = record["thresholds"]
     certificate = record.get("certificate")
     if certificate:
-        return True, certifying.promise_in_words(certificate)
+        return True, certificates.promise_in_words(certificate)
     if thresholds["default"] is None:
         return True, "review_all: no label was approved without a person"
     special = "".join(f", {label}: {value:g}" for label, value in thresholds["per_class"].items())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from valflow import actions, database, ledger, runs
-from valflow.certifying import CERTIFIED
+from valflow.certificates import CERTIFIED
 from valflow.errors import DatabaseError, SelectionError
 from valflow.label_types import label_type_of
 from valflow.selections import object_ids

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from valflow import runs
-from valflow.certifying import in_words, is_open, promise_in_words, sentences
+from valflow.certificates import in_words, promise_in_words, sentences
+from valflow.certifying import is_open
 from valflow.states import SHOWN_AS, State
 
 MAX_ROWS = 30

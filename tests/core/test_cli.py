@@ -129,7 +129,7 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
 
 def _needed(name: str) -> list[str]:
     needs_one = {"init", "run", "plan", "show", "why", "unschedule", "report", "export"}
-    needs_run = {"approve", "reject", "undo", "audit", "finalize", "discard", "queue"}
+    needs_run = {"approve", "reject", "undo", "audit", "finalize", "discard", "rollback", "queue"}
     return ["latest", "wrong_class"] if name == "tag" else ["latest"] if name in needs_one | needs_run else []
 
 

@@ -24,9 +24,10 @@ class TestLooking:
         someone = Reviewer(dataset).click("on_load")
         assert someone.state["run_keys"] == [run]
         [row] = someone.state["runs"]["rows"]
-        assert row[1] == "In Review"
-        assert row[3:5] == ["auto", "12 / 6 / –"]
-        assert row[6] == "a reviewer"
+        assert row[1] == "pred → auto"
+        assert row[2].startswith("In Review, ")
+        assert row[2].endswith(" old; waits for a reviewer")
+        assert row[3] == "12 / 6 / –"
         assert "New run" in someone.drawn()
 
     def test_no_run_yet(self, dataset: Any) -> None:

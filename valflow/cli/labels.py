@@ -48,7 +48,7 @@ def audit(options: Any) -> Result:
     """`valflow audit`: draw where nothing is drawn, then take verdicts."""
     if options.completeness:
         return _audit_images(options)
-    from valflow import audits, certifying, runs
+    from valflow import audits, certificates, certifying, runs
     from valflow.certify import VERDICTS
 
     run, reviewer = _key(options), reviewer_of(options)
@@ -79,7 +79,7 @@ def audit(options: Any) -> Result:
         audits.sentence(summary),
     ]
     if current["kind"] == audits.CERTIFICATE:
-        lines += certifying.sentences(runs.load(run)["certificate"])
+        lines += certificates.sentences(runs.load(run)["certificate"])
     if summary["judged"] < summary["drawn"]:
         lines.append(
             f"judge with: valflow audit {run} --verdicts FILE.csv   (columns number,verdict; "

@@ -205,7 +205,7 @@ def _moment(entry: dict[str, Any]) -> str:
 
 def _certificate(record: dict[str, Any]) -> list[str]:
     """What is proven, or why it is not."""
-    from valflow.certifying import in_words, sentences
+    from valflow.certificates import in_words, sentences
 
     certificate = record.get("certificate")
     if not certificate:
