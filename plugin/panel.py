@@ -293,8 +293,8 @@ class AutoLabeling(RunsTab, ReviewTab, ApprovalTab, AuditPart, ApprovedTab, foo.
 
 
 def _known_name(screen: Screen) -> str:
-    """The name that this App server was started with; the field itself shows only what is typed."""
-    return f": {screen.reviewer}, if left empty" if screen.reviewer and screen.get("reviewer") is None else ""
+    """The name in force; the field itself forgets what was typed when the panel is drawn anew."""
+    return f": {screen.reviewer}" if screen.reviewer else ""
 
 
 def _head(record: runs.Record) -> dict[str, Any]:
