@@ -117,9 +117,7 @@ def test_the_printed_address_opens_exactly_this_run(tmp_path: Path) -> None:
             page.locator("[data-cy=looker]").first.wait_for()
             page.get_by_text(f"Add {counts(wanted)['undecided']} labels for approval").first.wait_for()
             assert counts(other)["undecided"] != counts(wanted)["undecided"]
-            page.get_by_text(
-                "Your name (it stands beside all that you decide): ann"
-            ).wait_for()
+            page.get_by_text("Your name (it stands beside all that you decide): ann").wait_for()
             page.get_by_role("button", name="Reject 10 labels").click()
             page.get_by_text("10 labels rejected").first.wait_for()
         action = database.actions().find_one({"run": wanted}, sort=[("seq", -1)])
