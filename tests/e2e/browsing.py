@@ -35,12 +35,6 @@ class Screen:
         field.fill(text)
         self.page.keyboard.press("Tab")
 
-    def fill(self, label: str, text: str) -> None:
-        """Fill a field of a form that lies above the panel."""
-        form = self.page.get_by_role("dialog")
-        field = form.locator(f"xpath=.//*[normalize-space(text())='{label}']/following::input[1]").first
-        field.fill(text)
-
     def tiles(self, number: int) -> None:
         """Wait until the grid holds so many."""
         self.page.locator("[data-cy=entry-counts]", has_text=re.compile(rf"^{number}\b")).wait_for()

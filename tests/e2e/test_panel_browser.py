@@ -75,16 +75,6 @@ def test_a_review_with_the_mouse(screen: Screen, waiting: str, scenes: Any) -> N
     screen.click("Undo: approve", "2 labels as before")
     assert counts(waiting) == start
 
-    screen.click("Correct labels", "Correcting")
-    modal = screen.annotate()
-    corrected = screen.change_class(modal, "7")
-    screen.close_tile()
-    screen.click("^Patches$")
-    screen.tiles(min(start["undecided"], 100))
-    screen.select(0)
-    screen.click("Add 1 labels", "1 label approved")
-    assert entries(waiting)[corrected]["state"] == "approved"
-
     for end in (0.6, 0.35):  # the nearer end of the slider moves, so in two steps
         screen.slide_down_to(end)
         screen.sees("|".join(f"to {end + pixel / 100:.2f}" for pixel in (-2, -1, 0, 1)))
@@ -121,13 +111,3 @@ def test_a_review_with_the_mouse(screen: Screen, waiting: str, scenes: Any) -> N
     assert set(labels_in(scenes, "found")) == wanted
     assert len(wanted) == approved
     assert len(scenes.match_tags("false_positive")) > 0
-    final = labels_in(scenes, "found")[corrected]
-    assert (final["label"], final["source"]) == ("7", "edited")
-
-    screen.click("^Runs$", "Auto Labeling runs")
-    screen.click("New run", "What to label")
-    screen.fill("Model", "examples.digits.model:DigitDetector")
-    screen.fill("Label field", "found_again")
-    screen.fill("Name of the run", "once more")
-    screen.page.get_by_role("button", name="Execute").click()
-    eventually(lambda: any(r["name"] == "once more" for r in runs.list_runs(scenes.name)), 240)
