@@ -14,7 +14,8 @@ from expectations.loader import load_suite
 from expectations.page import render_page
 from expectations.suite import OF_CERTIFICATE
 from valflow import database, runs, validation
-from valflow.certificate_tables import audit_table, certificate_table, is_certified
+from valflow.certificate_tables import audit_table, certificate_table
+from valflow.certificates import is_certified
 from valflow.config import LabelingConfig
 from valflow.states import State
 from valflow.tables import by_sample, decided_table, sample_table

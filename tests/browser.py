@@ -7,9 +7,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
+
 CHROMIUM = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
 PATIENCE = 90_000  # milliseconds; a busy machine with two cores needs a part of it
 OPTIONS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+
+# Of a module whose tests look at pages of a real stack.
+MARKS = [
+    pytest.mark.stack,
+    pytest.mark.browser,
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs a chromium"),
+]
 
 
 @contextmanager

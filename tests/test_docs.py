@@ -236,7 +236,7 @@ def test_yaml_is_understood(block: Block, tmp_path: Path) -> None:
     values = yaml.safe_load(block.text)
     if "expectations" in values:
         return  # a suite: runs with its page
-    config_from_mapping({**MINIMAL, **values})
+    assert config_from_mapping({**MINIMAL, **values}).label_field
 
 
 @pytest.mark.parametrize("block", all_blocks("sh"), ids=lambda block: block.place)

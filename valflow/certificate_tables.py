@@ -6,18 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from valflow import audits, certificates, certifying, runs
+from valflow import audits, certifying, runs
 from valflow.errors import CertificateError
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _PROVEN = ("approved", "audited", "wrong", "certified", "estimate", "bound", "most_wrong", "sentence")
-
-
-def is_certified(record: runs.Record) -> bool:
-    """Whether approvals of this run rest on a certificate."""
-    return (record.get("certificate") or {}).get("state") == certificates.CERTIFIED
 
 
 def certificate_table(record: runs.Record) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,11 @@ from valflow.certify import Drift, GroupProposal, GroupResult, Promise, certify_
 AUDIT, CERTIFIED, ABSTAINED = "audit", "certified", "abstained"
 
 Certificate = dict[str, Any]
+
+
+def is_certified(record: Mapping[str, Any]) -> bool:
+    """Whether approvals of a run rest on a certificate."""
+    return (record.get("certificate") or {}).get("state") == CERTIFIED
 
 
 def in_words(certificate: Certificate) -> str:

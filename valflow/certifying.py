@@ -23,6 +23,7 @@ from valflow.certificates import (
     CERTIFIED,
     Certificate,
     drift_entry,
+    is_certified,
     plain,
     planned_group,
     proven_group,
@@ -169,9 +170,9 @@ def is_open(record: runs.Record) -> bool:
 
 def withdraw(record: runs.Record, why: str) -> None:
     """Take a certificate back, because what it rests on is about to change; its approvals go with it."""
-    certificate = record.get("certificate") or {}
-    if certificate.get("state") != CERTIFIED:
+    if not is_certified(record):
         return
+    certificate = record["certificate"]
     # First the record: were it the last, a crash would leave a certificate without its approvals.
     database.runs().update_one(
         {"run": record["run"]},
@@ -200,7 +201,7 @@ def check(record: runs.Record) -> None:
     Raises:
         CertificateError: labels, draw or verdicts are not those that it was computed from.
     """
-    if (record.get("certificate") or {}).get("state") == CERTIFIED:
+    if is_certified(record):
         groups_by_verdicts(record)
 
 

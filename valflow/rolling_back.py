@@ -13,6 +13,7 @@ from typing import Any
 from bson import ObjectId
 
 from valflow import actions, database, runs
+from valflow.decisions import SHORTEST_DIGEST
 from valflow.errors import RollbackRefused
 from valflow.evaluation.storing import remove_evaluation
 from valflow.label_types import label_type_of
@@ -21,8 +22,6 @@ from valflow.promotion import field_identity
 from valflow.states import Event, State
 
 BATCH = 1000
-# Fewer characters of a digest confirm nothing.
-_SHORTEST_DIGEST = 8
 
 
 @dataclass(frozen=True)
@@ -131,9 +130,9 @@ def _require(record: runs.Record, state: State) -> None:
 def _check_digest(found: Preview, digest: str | None) -> None:
     if digest is None:
         return
-    if len(digest.strip()) < _SHORTEST_DIGEST:
+    if len(digest.strip()) < SHORTEST_DIGEST:
         raise RollbackRefused(
-            f"expected at least {_SHORTEST_DIGEST} characters of the digest, found {digest!r}"
+            f"expected at least {SHORTEST_DIGEST} characters of the digest, found {digest!r}"
         )
     if not found.digest.startswith(digest.strip()):
         raise RollbackRefused(

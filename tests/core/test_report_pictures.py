@@ -43,7 +43,8 @@ def test_a_histogram_is_coloured_by_its_threshold(threshold, colours):
 
 @pytest.mark.parametrize("histogram", [[], [0] * 20, [None] * 20, [10**12] * 20])
 def test_a_histogram_of_anything_is_a_picture(histogram):
-    ElementTree.fromstring(charts.confidence_histogram("cat", histogram, 0.7, 0, 3))
+    picture = ElementTree.fromstring(charts.confidence_histogram("cat", histogram, 0.7, 0, 3))
+    assert picture.tag.endswith("svg")
 
 
 def test_composing_nothing_is_refused():

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser import CHROMIUM
+from tests.browser import MARKS
 from tests.builders import counts, entries, labels_in, make_dataset, make_run
 from tests.e2e.browsing import Screen, eventually, opened
 from valflow import correcting, database, decisions, review_app, reviewing, runs
@@ -15,12 +15,7 @@ from valflow.errors import LabelsVanished
 from valflow.selections import Selection
 from valflow.stack import Stack
 
-pytestmark = [
-    pytest.mark.stack,
-    pytest.mark.browser,
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs a chromium"),
-]
+pytestmark = MARKS
 FIELD = "auto_in_review"
 
 

@@ -8,19 +8,14 @@ from typing import Any
 
 import pytest
 
-from tests.browser import CHROMIUM
+from tests.browser import MARKS
 from tests.builders import counts, entries, labels_in
 from tests.e2e.browsing import Screen, eventually, opened
 from valflow import audits, database, prefect_api, review_app, runs
 from valflow.config import config_from_mapping
 from valflow.stack import Stack
 
-pytestmark = [
-    pytest.mark.stack,
-    pytest.mark.browser,
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs a chromium"),
-]
+pytestmark = MARKS
 
 
 @pytest.fixture

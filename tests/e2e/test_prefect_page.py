@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser import CHROMIUM, page_at
+from tests.browser import MARKS, page_at
 from tests.pets import make_pets
 from valflow import prefect_api, review_app, runs
 from valflow.config import config_from_mapping
@@ -19,12 +19,7 @@ from valflow.stack import Stack
 
 NAME = "nightly <b>pets</b> [x](https://evil.example)"
 
-pytestmark = [
-    pytest.mark.stack,
-    pytest.mark.browser,
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs a chromium"),
-]
+pytestmark = MARKS
 
 
 @pytest.fixture

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import sys
 from pathlib import Path
 from typing import Any
 
+from valflow.cli.asking import said_yes
 from valflow.cli.result import Result, reviewer_of, text_table
-from valflow.errors import ConfigError, DecisionRefused
+from valflow.errors import ConfigError
 
 
 def calibration(options: Any) -> Result:
@@ -104,21 +104,15 @@ def _forget(options: Any) -> Result:
         return Result(f"nothing of {fingerprint[:12]} is left to forget", document)
     question = (
         f"leave {row['verdicts']} verdicts on {row['model']} ({row['dataset']}) out of future scores? They stay on "
-        "record, but cannot be taken in again. [y/N] "
+        "record, but cannot be taken in again."
     )
-    if not options.yes and not _said_yes(question):
+    if not options.yes and not said_yes(question):
         return Result("not confirmed; nothing was forgotten", document, 1)
     count = history.forget(fingerprint, reviewer)
     return Result(
         f"{count} verdicts of {fingerprint[:12]} count no more; they stay on record, and the next run starts cold",
         {**document, "forgotten": count},
     )
-
-
-def _said_yes(question: str) -> bool:
-    if not sys.stdin.isatty():
-        raise DecisionRefused("nobody is here to ask: confirm with --yes")
-    return input(question).strip().lower() in ("y", "yes")
 
 
 def plan(options: Any) -> Result:

@@ -9,10 +9,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from valflow.cli.asking import said_yes
 from valflow.cli.result import Result, reviewer_of, text_table
 from valflow.cli.views import describe, document_of, document_without_run
 from valflow.errors import DecisionRefused, IllegalTransition, StackError
 
+_BY_DIGEST = "confirm with --yes, or with --digest D from `finalize --preview`"
 _POLL_SECONDS = 1.0
 _LONGEST_WAIT = 3600.0
 # Without a server, Prefect starts a temporary one; a busy machine needs longer than its usual 20 s.
@@ -55,7 +57,8 @@ def finalize(options: Any) -> Result:
             return Result(_dialog(preview, record), _preview_document(preview))
         if not (options.yes or options.digest):
             _say(_dialog(preview, record))
-        digest = options.digest or (preview.digest if options.yes or _confirmed(preview) else None)
+        question = f"finalize these {preview.labels} labels?"
+        digest = options.digest or (preview.digest if options.yes or said_yes(question, _BY_DIGEST) else None)
         if digest is None:
             return Result("not confirmed; nothing was decided", {"run": key, "outcome": "not confirmed"}, 1)
         decision = decisions.Decision("finalize", reviewer, options.note, options.override, digest)
@@ -84,11 +87,8 @@ def discard(options: Any) -> Result:
         _resume(record)  # which failed the last time
         return Result(f"run {record['run']} was discarded already", document_of(record))
     if not options.yes:
-        _require_terminal()
-        question = (
-            f"discard run {record['run']} with {record['counts'].get('predicted', 0)} predictions? [y/N] "
-        )
-        if input(question).strip().lower() not in ("y", "yes"):
+        question = f"discard run {record['run']} with {record['counts'].get('predicted', 0)} predictions?"
+        if not said_yes(question):
             return Result(
                 "not confirmed; nothing was decided", {"run": record["run"], "outcome": "not confirmed"}, 1
             )
@@ -236,18 +236,6 @@ def _dialog(preview: Any, record: dict[str, Any]) -> str:
         text_table(rows),
     ]
     return "\n".join(lines)
-
-
-def _confirmed(preview: Any) -> bool:
-    _require_terminal()
-    return input(f"finalize these {preview.labels} labels? [y/N] ").strip().lower() in ("y", "yes")
-
-
-def _require_terminal() -> None:
-    if not sys.stdin.isatty():
-        raise DecisionRefused(
-            "nobody is here to ask: confirm with --yes, or with --digest D from `finalize --preview`"
-        )
 
 
 def _preview_document(preview: Any) -> dict[str, Any]:

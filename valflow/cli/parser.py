@@ -10,6 +10,9 @@ from typing import Any
 from valflow import __version__
 from valflow.cli import evidence, labels, lifecycle, notifying, operations, reviewing, rollbacks, views
 
+# Makes a command of a name, what it calls, and a summary.
+Add = Callable[[str, Callable[..., Any], str], argparse.ArgumentParser]
+
 RUN_HELP = "key of a run, or `latest`"
 
 
@@ -32,6 +35,17 @@ def build_parser() -> argparse.ArgumentParser:
         sub.add_argument("--debug", action="store_true", help="show tracebacks")
         return sub
 
+    _add_starting(add)
+    _add_looking(add)
+    _add_reviewing(add)
+    _add_ending(add)
+    _add_afterwards(add)
+    _add_by_the_clock(add)
+    return parser
+
+
+def _add_starting(add: Add) -> None:
+    """Configuration and first run."""
     init = add("init", operations.init, "write a commented configuration from a dataset")
     init.add_argument("dataset")
     init.add_argument("--output", "-o", default="valflow.yaml", help="file to write (default: %(default)s)")
@@ -56,6 +70,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting (repeatable)"
     )
 
+
+def _add_looking(add: Add) -> None:
+    """What only looks."""
     runs = add("runs", views.runs, "list runs, latest first")
     runs.add_argument("--dataset")
     runs.add_argument("--limit", type=int, default=20)
@@ -65,6 +82,9 @@ def build_parser() -> argparse.ArgumentParser:
     _run(queue)
     queue.add_argument("--limit", type=int, default=20, help="labels to list (default: %(default)s)")
 
+
+def _add_reviewing(add: Add) -> None:
+    """Deciding about labels."""
     for name, command, summary in (
         ("approve", labels.approve, "approve labels"),
         ("reject", labels.reject, "reject labels"),
@@ -132,6 +152,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     review.add_argument("--no-browser", action="store_true", help="print the address, open nothing")
 
+
+def _add_ending(add: Add) -> None:
+    """Deciding about runs."""
     finalize = add("finalize", lifecycle.finalize, "confirm the approved labels and finish the run")
     _run(finalize)
     _reviewer(finalize)
@@ -163,6 +186,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     rollback.add_argument("--note", help="why; kept with the run")
 
+
+def _add_afterwards(add: Add) -> None:
+    """What becomes of a finished run."""
     _run(add("report", operations.report, "write the report of a run as it stands now"))
     export = add("export", operations.export, "export the finalized labels of a run")
     _run(export)
@@ -195,6 +221,9 @@ def build_parser() -> argparse.ArgumentParser:
     calibration.add_argument("--yes", action="store_true", help="do not ask")
     _reviewer(calibration)
 
+
+def _add_by_the_clock(add: Add) -> None:
+    """Schedules, messages, servers."""
     schedule = add("schedule", operations.schedule, "run a configuration by the clock")
     schedule.add_argument(
         "config", metavar="CONFIG", nargs="?", help="YAML file; without it, schedules are listed"
@@ -235,7 +264,6 @@ def build_parser() -> argparse.ArgumentParser:
 
     doctor = add("doctor", operations.doctor, "check database, Prefect, versions, ports and folders")
     doctor.add_argument("--config", metavar="CONFIG", help="check the model of this configuration too")
-    return parser
 
 
 def _run(parser: argparse.ArgumentParser) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from valflow.cli.asking import said_yes
 from valflow.cli.result import Result, reviewer_of
 from valflow.cli.views import document_of
-from valflow.errors import RollbackRefused
 
 
 def rollback(options: Any) -> Result:
@@ -25,11 +25,8 @@ def rollback(options: Any) -> Result:
     digest = options.digest or (preview.digest if options.yes else None)
     if digest is None:
         print(_dialog(preview, record), file=sys.stderr)
-        if not sys.stdin.isatty():
-            raise RollbackRefused(
-                "nobody is here to ask: confirm with --yes, or with --digest D from `rollback --preview`"
-            )
-        if input(f"take these {preview.labels} labels out? [y/N] ").strip().lower() not in ("y", "yes"):
+        by_digest = "confirm with --yes, or with --digest D from `rollback --preview`"
+        if not said_yes(f"take these {preview.labels} labels out?", by_digest):
             text = "not confirmed; nothing was changed"
             return Result(text, {"run": record["run"], "outcome": "not confirmed"}, 1)
         digest = preview.digest

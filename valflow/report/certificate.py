@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from valflow.certificates import ABSTAINED, AUDIT, CERTIFIED
 from valflow.report import charts, formats
 from valflow.report.blocks import (
     Block,
@@ -28,8 +29,6 @@ from valflow.report.blocks import (
 Record = Mapping[str, Any]
 Group = Mapping[str, Any]
 
-# As run records keep it.
-AUDIT, CERTIFIED, ABSTAINED = "audit", "certified", "abstained"
 # More groups than these are a wallpaper, not a figure.
 LARGEST = 6
 _REGIONS = Legend(
@@ -77,11 +76,6 @@ def promise_of(certificate: Mapping[str, Any]) -> str:
     if missed:
         words += f" The tests allow for reviewers who overlook {formats.level(missed)} of the wrong labels."
     return words
-
-
-def is_certified(record: Record) -> bool:
-    """Whether approvals of the run rest on a certificate."""
-    return (record.get("certificate") or {}).get("state") == CERTIFIED
 
 
 def proven_groups(certificate: Mapping[str, Any]) -> list[Group]:

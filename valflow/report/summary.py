@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from valflow.certificates import is_certified
 from valflow.report import formats
 from valflow.report.blocks import Code, Headline, Inline, Link, Paragraph, Strong, Text, Tone
-from valflow.report.certificate import is_certified, proven_groups
+from valflow.report.certificate import proven_groups
 from valflow.report.steps import failed_in, is_waiting
 from valflow.states import SHOWN_AS, WAITING_FOR_MORE, State
 
