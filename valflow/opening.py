@@ -143,6 +143,11 @@ def _join(other: runs.Record, dataset: Any, config: LabelingConfig, flow_run_id:
         return Opened(
             "run", record["run"], f"run {record['run']} waits no longer, because its settings have changed"
         )
+    if describe_model(config.model) != record["model"]:
+        lots.close(record, "model")
+        return Opened(
+            "run", record["run"], f"run {record['run']} waits no longer, because its model has changed"
+        )
     taken = lots.take_in(record, dataset, finalized_runs_into(dataset, config.label_field))
     return Opened(
         "run", record["run"], f"run {record['run']}, which waits for more labels, takes in {taken} samples"

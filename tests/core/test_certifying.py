@@ -432,6 +432,15 @@ class TestLots:
         record = runs.load(str(first.run))
         assert (record["state"], record["lot"]["closed"]) == ("IN_REVIEW", "settings")
 
+    def test_another_model_ends_the_waiting(self, dataset: Any) -> None:
+        first = self.start(dataset)
+        database.runs().update_one({"run": first.run}, {"$set": {"model.version": "the one before"}})
+        second = self.start(dataset)
+        assert second.run == first.run
+        assert "model has changed" in second.message
+        record = runs.load(str(first.run))
+        assert (record["state"], record["lot"]["closed"]) == ("IN_REVIEW", "model")
+
 
 class TestSettings:
     @pytest.mark.parametrize(
