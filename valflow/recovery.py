@@ -6,14 +6,14 @@ attempt by compare-and-set on the run's record, so two that look at once, or one
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from valflow import database, prefect_api, runs
 from valflow.config import DEFAULT_ATTEMPTS, LabelingConfig, duration
-from valflow.errors import IllegalTransition, RunBusy, StackError
+from valflow.errors import IllegalTransition, RunBusy, StackError, ValflowError
 from valflow.lots import is_waiting
 from valflow.prefect_api import FlowRunState
 from valflow.states import STAGE_AFTER, TRANSITIONS, Event, State
@@ -23,6 +23,14 @@ if TYPE_CHECKING:
 
 Kind = Literal["go_on", "resume", "roll_back", "discard", "give_up", "tell"]
 
+_IN_WORDS: dict[Kind, str] = {
+    "go_on": "go on from its record",
+    "resume": "tell its flow run the decision",
+    "roll_back": "finish the rollback",
+    "discard": "discard it",
+    "give_up": "give up, and say so in its record",
+    "tell": "nothing; a person must act",
+}
 # From the start of a flow's process to its first sign of life: imports, and a model that loads in the checks.
 STARTING = timedelta(seconds=120)
 # Whoever decides resumes the flow run right afterwards.
@@ -63,6 +71,13 @@ class Step:
     most: int
     flow_run: str | None
     seen: dict[str, Any]
+
+    @property
+    def in_words(self) -> str:
+        """What would be done."""
+        if self.kind in ("discard", "give_up", "tell"):
+            return _IN_WORDS[self.kind]
+        return f"{_IN_WORDS[self.kind]} (attempt {self.attempt} of {self.most})"
 
     @property
     def is_automatic(self) -> bool:
@@ -140,6 +155,20 @@ def carry_out(step: Step, api: str | None, go_on_here: Callable[[str], object] |
         return f"run {step.run} was left alone: {somebody}"
     counted = f" (attempt {step.attempt} of {step.most})" if step.attempt else ""
     return f"run {step.run}: {step.why}; {said}{counted}"
+
+
+def mend(api: str | None, go_on_here: Callable[[str], object] | None = None) -> Iterator[str]:
+    """Look, and carry out what is found; in words, one line per run.
+
+    Args:
+        api: address of Prefect's API; None where there is no server.
+        go_on_here: continues a run in this process, where no Prefect does.
+    """
+    for step in look(database.runs(), api):
+        try:
+            yield carry_out(step, api, go_on_here)
+        except ValflowError as error:
+            yield f"run {step.run}: {step.why}; attempt {step.attempt} of {step.most} came to nothing: {error}"
 
 
 def is_outage(error: BaseException | None) -> bool:
