@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from valflow import runs
+from valflow import runs, trail
 from valflow.certificates import in_words, promise_in_words, sentences
 from valflow.certifying import is_open
 from valflow.states import SHOWN_AS, State
@@ -125,4 +125,5 @@ def report_markdown(record: runs.Record) -> str:
         parts.append(f"Decided by **{markdown_text(decision['reviewer'])}** ({decision['via']}).")
     parts.append(markdown_table(class_rows(record)[:MAX_ROWS]))
     parts += [f"- {markdown_text(name)}: `{path}`" for name, path in sorted(record["artifacts"].items())]
+    parts.append(f"Audit trail: {len(record['history'])} entries, head `{trail.head(record)}`")
     return "\n\n".join(parts)
