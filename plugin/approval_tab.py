@@ -140,4 +140,4 @@ def _fate(record: runs.Record) -> str:
         State.VALIDATED: "Validated; the labels are being written.",
         State.FINALIZING: "The labels are being written.",
     }
-    return f"{said}{steps.get(state, 'The model is at work.')} Waits for {waits}.{page}"
+    return f"{said}{steps.get(state, 'The model is at work.')} Waits for {markdown_text(waits)}.{page}"

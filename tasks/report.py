@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from prefect import get_run_logger, task
@@ -25,7 +26,7 @@ def report(run: str) -> dict[str, Any]:
     record = runs.load(run)
     create_markdown_artifact(report_markdown(record), key="valflow-report", description=f"Report of {run}")
     create_link_artifact(
-        f"file://{record['artifacts']['report']}", key="valflow-report-page", link_text="Full report"
+        Path(record["artifacts"]["report"]).as_uri(), key="valflow-report-page", link_text="Full report"
     )
     ended: What = "finalized" if record["state"] == State.FINALIZED.value else "discarded"
     emit_once(ended, record, record["counts"])

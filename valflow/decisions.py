@@ -8,7 +8,18 @@ from typing import Any, Literal
 
 from pymongo import ReturnDocument
 
-from valflow import actions, app_edits, audits, certifying, checklist, completeness, database, ledger, runs
+from valflow import (
+    actions,
+    app_edits,
+    audits,
+    certifying,
+    checklist,
+    completeness,
+    database,
+    ledger,
+    runs,
+    trail,
+)
 from valflow.errors import DatabaseError, DecisionRefused, IllegalTransition
 from valflow.freezing import digest_of, freeze_labels, frozen_counts
 from valflow.label_types import APPROVED, REJECTED
@@ -233,7 +244,12 @@ def _accept(record: runs.Record, decision: Decision, frozen: Preview) -> runs.Re
         Event.SUBMIT,
         actor=decision.reviewer,
         note=decision.note,
-        figures={"labels": frozen.labels, "samples": frozen.samples, "digest": frozen.digest},
+        figures={
+            "labels": frozen.labels,
+            "samples": frozen.samples,
+            "digest": frozen.digest,
+            "sealed": trail.seal(actions.history_of(record["run"]), record["action_seq"]),
+        },
         condition={"freezing.token": record["freezing"]["token"]},
         changes={
             "freezing": None,

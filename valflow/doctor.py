@@ -15,7 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from valflow import __version__, homes, mongod, notifications, prefect_api, recovery, review_app, worker
+from valflow import (
+    __version__,
+    homes,
+    mongod,
+    notifications,
+    prefect_api,
+    recovery,
+    review_app,
+    trail,
+    worker,
+)
 from valflow.config import LabelingConfig, PythonModelConfig
 from valflow.database import RUNS
 from valflow.errors import ConfigError, StackError
@@ -69,7 +79,14 @@ def diagnose(home: Path | None = None, config: LabelingConfig | None = None) -> 
             *findings,
             Finding("stack", False, str(error), f"Delete {homes.state_folder(home) / 'stack.json'}"),
         ]
-    findings += [_database(home), *_folders(home, config), _plugin(home), *_prefect(home), *_ports(home)]
+    findings += [
+        _database(home),
+        *_trails(home),
+        *_folders(home, config),
+        _plugin(home),
+        *_prefect(home),
+        *_ports(home),
+    ]
     if config is not None:
         findings.append(_model(home, config))
     return findings
@@ -174,6 +191,29 @@ def _database(home: Path) -> Finding:
     old = int(version.split(".")[0]) < OLDEST_MAINTAINED_MONGODB
     remark = f"For production use MongoDB {OLDEST_MAINTAINED_MONGODB} or later, by FIFTYONE_DATABASE_URI"
     return Finding("database", True, f"MongoDB {version} at {where}", remark if old else None)
+
+
+def _trails(home: Path) -> list[Finding]:
+    """The audit trails of all runs; nothing where the database does not run, or does not answer."""
+    from pymongo import MongoClient
+    from pymongo.errors import PyMongoError
+
+    uri = mongod.configured_uri() or homes.environment(home).get("FIFTYONE_DATABASE_URI")
+    uri = uri or next(iter(mongod.embedded_uris()), None)
+    if uri is None:
+        return []
+    try:
+        with MongoClient(uri, serverSelectionTimeoutMS=3000) as client:  # type: ignore[var-annotated]
+            count, wrong = trail.check(client[os.environ.get("FIFTYONE_DATABASE_NAME", "fiftyone")])
+    except PyMongoError:
+        return []  # told by the check of the database
+    remedy = (
+        "Somebody wrote to the database by hand. Compare with the reports and backups of that time; do not trust "
+        "what this run says before you know what was changed"
+    )
+    if wrong:
+        return [Finding("audit trail", False, problem, remedy) for problem in wrong]
+    return [Finding("audit trail", True, f"{count} runs, every entry where and as it was written")]
 
 
 def _folders(home: Path, config: LabelingConfig | None) -> list[Finding]:

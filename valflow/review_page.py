@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from valflow import runs
+from valflow import runs, trail
 from valflow.certificates import in_words, promise_in_words, sentences
 from valflow.certifying import is_open
+from valflow.markup import markdown_code
+from valflow.markup import markdown_text as markdown_text
 from valflow.states import SHOWN_AS, State
 
 MAX_ROWS = 30
@@ -39,7 +41,7 @@ def waiting_markdown(record: runs.Record, address: str | None = None) -> str:
     counts = record["counts"]
     parts = [
         f"## {markdown_text(record['name'])}",
-        f"**{SHOWN_AS[State(record['state'])]}** · dataset `{record['dataset']}` · "
+        f"**{SHOWN_AS[State(record['state'])]}** · dataset {markdown_code(record['dataset'])} · "
         f"label field `{record['label_field']}` · round {record['round']}",
         f"{counts['samples']} samples, **{counts['predicted']} labels**: {counts['approved']} approved"
         f"{' by threshold' if record['round'] == 1 and not record.get('certificate') else ''}, "
@@ -101,28 +103,21 @@ def markdown_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def markdown_text(text: str) -> str:
-    """Text that cannot become markup, neither Markdown nor HTML."""
-    text = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    for character in "\\`*_[]|#~":
-        text = text.replace(character, "\\" + character)
-    # Addresses become links without any markup.
-    for address, broken in (("://", "\\://"), ("www.", "www\\."), ("@", "\\@")):
-        text = text.replace(address, broken)
-    return text
-
-
 def report_markdown(record: runs.Record) -> str:
     """The end of a run in a few lines, for its Prefect page."""
     counts, decision = record["counts"], record["decision"] or {}
     parts = [
         f"## {markdown_text(record['name'])}: {SHOWN_AS[State(record['state'])]}",
-        f"**{counts.get('finalized', 0)} labels** in `{record['dataset']}.{record['label_field']}`, "
+        f"**{counts.get('finalized', 0)} labels** in {markdown_code(record['dataset'] + '.' + record['label_field'])}, "
         f"{counts.get('discarded', 0)} discarded, of {counts.get('predicted', 0)} predicted "
         f"on {counts['samples']} samples.",
     ]
     if decision:
         parts.append(f"Decided by **{markdown_text(decision['reviewer'])}** ({decision['via']}).")
     parts.append(markdown_table(class_rows(record)[:MAX_ROWS]))
-    parts += [f"- {markdown_text(name)}: `{path}`" for name, path in sorted(record["artifacts"].items())]
+    parts += [
+        f"- {markdown_text(name)}: {markdown_code(path)}"
+        for name, path in sorted(record["artifacts"].items())
+    ]
+    parts.append(f"Audit trail: {len(record['history'])} entries, head `{trail.head(record)}`")
     return "\n\n".join(parts)

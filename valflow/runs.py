@@ -5,7 +5,6 @@ The run's state is the truth about labels; Prefect's state is the truth about ex
 
 from __future__ import annotations
 
-import math
 import os
 import socket
 import threading
@@ -16,13 +15,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from bson import ObjectId
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
-from valflow import database
+from valflow import database, trail
 from valflow.config import LabelingConfig
 from valflow.errors import DatabaseError, IllegalTransition, RunBusy, RunNotFound, StaleAttempt
+from valflow.plain import as_json as as_json
+from valflow.plain import aware as aware
 from valflow.states import OPEN_STATES, Event, State, advance
 
 SCHEMA_VERSION = 1
@@ -120,8 +120,9 @@ def create(config: LabelingConfig, *, dataset_id: str, flow_run_id: str | None =
         "exports": [],
         "artifacts": {},
         "timings": {},
-        "history": [_entry("create", None, State.CREATED, "system", None, {})],
+        "history": [],
     }
+    record["history"] = [trail.next_entry(record, _entry("create", None, State.CREATED, "system", None, {}))]
     if flow_run_id is None:
         del record["flow_run_id"]
     try:
@@ -274,22 +275,27 @@ def transition(
     after = advance(before, event, record.get("failed_from"))
     held = _held.get(record["run"])
     fenced = {} if held is None else {"attempt": held}
-    updated: Any = database.runs().find_one_and_update(
-        {"run": record["run"], "state": before.value, **fenced, **(condition or {})},
-        {
-            "$set": {
-                "state": after.value,
-                "open": after in OPEN_STATES,
-                "updated_at": database.now(),
-                **(changes or {}),
+    known, entry = record, _entry(event.value, before, after, actor, note, figures or {})
+    while True:
+        updated: Any = database.runs().find_one_and_update(
+            {**_unchanged(known), "state": before.value, **fenced, **(condition or {})},
+            {
+                "$set": {
+                    "state": after.value,
+                    "open": after in OPEN_STATES,
+                    "updated_at": database.now(),
+                    **(changes or {}),
+                },
+                "$push": {"history": trail.next_entry(known, entry)},
             },
-            "$push": {"history": _entry(event.value, before, after, actor, note, figures or {})},
-        },
-        return_document=ReturnDocument.AFTER,
-    )
-    if updated is not None:
-        return updated
-    current = load(record["run"])
+            return_document=ReturnDocument.AFTER,
+        )
+        if updated is not None:
+            return updated
+        current = load(record["run"])
+        if len(current["history"]) == len(known["history"]):
+            break
+        known = current  # somebody only added a note, perhaps
     if held is not None and current["attempt"] != held:
         raise StaleAttempt(
             f"run {record['run']} was taken over by process {current['process']} (attempt {current['attempt']}); "
@@ -338,33 +344,17 @@ def note(
     Returns:
         False where a condition did not hold, and nothing was written.
     """
-    done = database.runs().update_one(
-        {"run": run, **(condition or {})},
-        [
-            {
-                "$set": {
-                    **{name: {"$literal": value} for name, value in (changes or {}).items()},
-                    "history": {
-                        "$concatArrays": [
-                            "$history",
-                            [
-                                {
-                                    "time": database.now(),
-                                    "actor": {"$literal": actor},
-                                    "event": {"$literal": event},
-                                    "from": "$state",
-                                    "to": "$state",
-                                    "note": {"$literal": text},
-                                    "figures": {"$literal": figures or {}},
-                                }
-                            ],
-                        ]
-                    },
-                }
-            }
-        ],
-    )
-    return done.matched_count == 1
+    while True:
+        record = load(run)
+        state = State(record["state"])
+        entry = trail.next_entry(record, _entry(event, state, state, actor, text, figures or {}))
+        update: Record = {"$push": {"history": entry}, **({"$set": changes} if changes else {})}
+        unchanged = {**_unchanged(record), "state": state.value}
+        if database.runs().update_one({**unchanged, **(condition or {})}, update).matched_count:
+            return True
+        # Either the condition does not hold, or somebody else has just added an entry.
+        if condition and database.runs().find_one(unchanged, {"_id": 1}) is not None:
+            return False
 
 
 def mark_told(record: Record, mark: str, **condition: Any) -> bool:
@@ -399,19 +389,9 @@ def fence_of(record: Record) -> Fence:
     return Fence(record["run"], _held.get(record["run"], int(record["attempt"])))
 
 
-def as_json(value: Any) -> Any:
-    """Plain JSON types: ids as text, times in ISO 8601."""
-    if isinstance(value, dict):
-        return {str(k): as_json(v) for k, v in value.items() if k != "_id"}
-    if isinstance(value, list | tuple):
-        return [as_json(v) for v in value]
-    if isinstance(value, datetime):
-        return aware(value).isoformat(timespec="milliseconds")
-    if isinstance(value, ObjectId):
-        return str(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+def _unchanged(record: Record) -> Record:
+    """Condition on a run record: nobody has added to its history since it was read."""
+    return {"run": record["run"], "history": {"$size": len(record["history"])}}
 
 
 def _entry(
@@ -454,8 +434,3 @@ def _pid_exists(pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def aware(time: datetime) -> datetime:
-    """A time from the database, which keeps no time zone, as UTC."""
-    return time if time.tzinfo else time.replace(tzinfo=UTC)

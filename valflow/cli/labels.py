@@ -10,6 +10,7 @@ from typing import Any
 
 from valflow.cli.result import Result, reviewer_of
 from valflow.errors import AuditError
+from valflow.markup import for_terminal
 
 
 def approve(options: Any) -> Result:
@@ -221,7 +222,7 @@ def _ask_each(waiting: list[tuple[int, str]], known: Sequence[str], usual: str) 
     print("  " + ", ".join(f"{k}: {v}" for k, v in letters.items()))
     verdicts: dict[int, str] = {}
     for number, name in waiting:
-        answer = input(f"{number:>4}  {name}: ").strip().lower()
+        answer = input(f"{number:>4}  {for_terminal(name)}: ").strip().lower()
         if answer == "q":
             break
         verdict = letters.get(answer[:1], answer) if answer else usual

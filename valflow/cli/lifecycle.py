@@ -13,6 +13,7 @@ from valflow.cli.asking import said_yes
 from valflow.cli.result import Result, reviewer_of, text_table
 from valflow.cli.views import describe, document_of, document_without_run
 from valflow.errors import DecisionRefused, IllegalTransition, StackError
+from valflow.markup import for_terminal
 
 _BY_DIGEST = "confirm with --yes, or with --digest D from `finalize --preview`"
 _POLL_SECONDS = 1.0
@@ -263,4 +264,4 @@ def _preview_document(preview: Any) -> dict[str, Any]:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+    print(for_terminal(text), file=sys.stderr)

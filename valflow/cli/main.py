@@ -19,6 +19,7 @@ from valflow.errors import (
     SuiteError,
     ValflowError,
 )
+from valflow.markup import for_terminal
 
 DONE, REFUSED, BAD_INPUT = 0, 1, 2
 _BAD_INPUT_ERRORS = (ConfigError, RunNotFound, SelectionError, AuditError, SuiteError)
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     text = json.dumps(result.document, ensure_ascii=False, default=str) if options.json else result.text
     try:
         if text:
-            print(text, flush=True)
+            print(text if options.json else for_terminal(text), flush=True)
     except BrokenPipeError:  # `valflow runs | head`: the rest is not wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return int(result.exit_code)
@@ -73,5 +74,5 @@ def _report(error: BaseException, options: Any, exit_code: int) -> int:
             document["problems"] = error.problems
         print(json.dumps(document, ensure_ascii=False))
     hint = "" if known or options.debug else " (--debug shows where)"
-    print(f"valflow: {message}{hint}", file=sys.stderr)
+    print(for_terminal(f"valflow: {message}{hint}"), file=sys.stderr)
     return exit_code

@@ -8,6 +8,7 @@ from typing import Any
 from valflow.cli.asking import said_yes
 from valflow.cli.result import Result, reviewer_of
 from valflow.cli.views import document_of
+from valflow.markup import for_terminal
 
 
 def rollback(options: Any) -> Result:
@@ -24,7 +25,7 @@ def rollback(options: Any) -> Result:
         return Result(_dialog(preview, record), _document(preview))
     digest = options.digest or (preview.digest if options.yes else None)
     if digest is None:
-        print(_dialog(preview, record), file=sys.stderr)
+        print(for_terminal(_dialog(preview, record)), file=sys.stderr)
         by_digest = "confirm with --yes, or with --digest D from `rollback --preview`"
         if not said_yes(f"take these {preview.labels} labels out?", by_digest):
             text = "not confirmed; nothing was changed"

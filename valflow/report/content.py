@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from valflow import trail
 from valflow.report import formats
 from valflow.report.blocks import Block, Code, Inline, Report, Section
 from valflow.report.certificate import proven_section
@@ -66,4 +67,7 @@ def _footer(record: Record) -> Sequence[Inline]:
         pieces.append(f", as of {formats.when(record['updated_at'])}")
     version = (record.get("versions") or {}).get("valflow")
     pieces.append(f" · valflow {version}" if version else " · valflow")
-    return [*pieces, " · the same figures as JSON in ", Code("run.json")]
+    pieces += [" · the same figures as JSON in ", Code("run.json")]
+    if not record.get("history"):
+        return pieces
+    return [*pieces, f" · audit trail of {len(record['history'])} entries, head ", Code(trail.head(record))]

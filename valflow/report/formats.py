@@ -8,11 +8,9 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
+from valflow.markup import clean as clean
+
 NOTHING = "–"
-# Control characters end an XML file, lone surrogates cannot be written, direction marks turn text around.
-_UNWRITABLE = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069\ufffe\uffff]"
-)
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
@@ -126,11 +124,6 @@ def address(words: str) -> str:
     if not words or words.startswith(("//", "\\")) or re.match(r"[\w+.-]*:", words):
         return ""
     return quote(words, safe="/~@!$&'()*+,;=")
-
-
-def clean(words: Any) -> str:
-    """Text without what no file format carries; a replacement character marks each place."""
-    return _UNWRITABLE.sub("\N{REPLACEMENT CHARACTER}", str(words))
 
 
 def joined(words: list[str]) -> str:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import html
-import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from valflow.markup import fence_around, markdown_code, markdown_escaped
 from valflow.report import formats
 from valflow.report.blocks import (
     Bar,
@@ -35,7 +34,6 @@ from valflow.report.tiles import Tile
 
 Record = Mapping[str, Any]
 
-_SPECIAL = re.compile(r"([\\`*_{}\[\]#|~$])")
 _PER_ROW = 6
 
 
@@ -57,7 +55,7 @@ def render_markdown(
     places = {name: f"{folder}/{name}" for name in pictures}
     lines = _top(report)
     for section in report.sections:
-        lines += [f"## {_escaped(section.title)}", ""]
+        lines += [f"## {markdown_escaped(section.title)}", ""]
         for block in section.blocks:
             lines += _block(block, places)
     lines += ["---", "", _inline(report.footer), ""]
@@ -66,20 +64,23 @@ def render_markdown(
 
 def _top(report: Report) -> list[str]:
     lines = [
-        f"# {_escaped(report.title)}",
+        f"# {markdown_escaped(report.title)}",
         "",
-        f"**{_escaped(report.status)}** · {_inline(report.subtitle)}",
+        f"**{markdown_escaped(report.status)}** · {_inline(report.subtitle)}",
         "",
     ]
     for paragraph in report.summary:
         lines += _block(paragraph, {})
     if report.headlines:
-        rows = [[h.name for h in report.headlines], [f"**{_escaped(h.figure)}**" for h in report.headlines]]
-        rows.append([_escaped(h.note) for h in report.headlines])
-        lines += _grid([_escaped(c) for c in rows[0]], rows[1:])
+        rows = [
+            [h.name for h in report.headlines],
+            [f"**{markdown_escaped(h.figure)}**" for h in report.headlines],
+        ]
+        rows.append([markdown_escaped(h.note) for h in report.headlines])
+        lines += _grid([markdown_escaped(c) for c in rows[0]], rows[1:])
     steps = [[s.stage, s.progress, ", ".join(filter(None, (s.figure, s.note))), s.time] for s in report.steps]
     titles = ["stage", "progress", "figure", "time"]
-    return lines + _grid(titles, [[_escaped(c) for c in row] for row in steps], right=(3,))
+    return lines + _grid(titles, [[markdown_escaped(c) for c in row] for row in steps], right=(3,))
 
 
 def _block(block: Block, places: Mapping[str, str]) -> list[str]:
@@ -87,12 +88,12 @@ def _block(block: Block, places: Mapping[str, str]) -> list[str]:
         case Paragraph():
             return [_inline(block.text), ""]
         case Heading():
-            return [f"### {_escaped(block.text)}", ""]
+            return [f"### {markdown_escaped(block.text)}", ""]
         case Quote():
-            said = "\\\n> ".join(_escaped(line) for line in block.text.splitlines())
-            return [f"> {said}", ">", f"> – {_escaped(block.source)}", ""]
+            said = "\\\n> ".join(markdown_escaped(line) for line in block.text.splitlines())
+            return [f"> {said}", ">", f"> – {markdown_escaped(block.source)}", ""]
         case Facts():
-            return [*(f"- {_escaped(term)}: {_inline(text)}" for term, text in block.items), ""]
+            return [*(f"- {markdown_escaped(term)}: {_inline(text)}" for term, text in block.items), ""]
         case Table():
             return _table(block)
         case Legend():
@@ -103,13 +104,13 @@ def _block(block: Block, places: Mapping[str, str]) -> list[str]:
             return _gallery(block, places)
         case Checks():
             return [
-                f"- [{'x' if c.ok else ' '}] {_escaped(c.claim)}"
+                f"- [{'x' if c.ok else ' '}] {markdown_escaped(c.claim)}"
                 + (" (required)" if c.required and not c.ok else "")
                 + (f": {_inline(c.evidence)}" if c.evidence else "")
                 for c in block.items
             ] + [""]
         case Listing():
-            fence = _fence(block.text, 3)
+            fence = fence_around(block.text, 3)
             return [f"{fence}{block.language}", formats.clean(block.text), fence, ""]
         case Columns():
             return [line for inner in (*block.left, *block.right) for line in _block(inner, places)]
@@ -119,7 +120,7 @@ def _table(block: Table) -> list[str]:
     kept = [i for i, column in enumerate(block.columns) if column.kind != "bar"]
     right = tuple(place for place, i in enumerate(kept) if block.columns[i].kind == "number")
     rows = [[_cell(row[i]) for i in kept] for row in block.rows[: block.shown]]
-    lines = _grid([_escaped(block.columns[i].title) for i in kept], rows, right)
+    lines = _grid([markdown_escaped(block.columns[i].title) for i in kept], rows, right)
     more = len(block.rows) - block.shown
     return [*lines, f"… and {more:,} more rows, in report.html and run.json.", ""] if more > 0 else lines
 
@@ -134,19 +135,21 @@ def _chart(block: Chart, places: Mapping[str, str]) -> list[str]:
     if place is None:
         return []
     # A chart that exists only as a file stands under a heading of its own.
-    title = [] if block.only_as_file else [f"**{_escaped(block.title)}**", ""]
-    note = [_escaped(block.note), ""] if block.note else []
-    return [*title, *note, f"![{_escaped(block.title)}]({place})", ""]
+    title = [] if block.only_as_file else [f"**{markdown_escaped(block.title)}**", ""]
+    note = [markdown_escaped(block.note), ""] if block.note else []
+    return [*title, *note, f"![{markdown_escaped(block.title)}]({place})", ""]
 
 
 def _gallery(block: Gallery, places: Mapping[str, str]) -> list[str]:
-    lines = [f"### {_escaped(block.title)}", ""]
-    lines += [_escaped(block.note), ""] if block.note else []
+    lines = [f"### {markdown_escaped(block.title)}", ""]
+    lines += [markdown_escaped(block.note), ""] if block.note else []
     shown = [t for t in block.thumbnails if t.picture in places]
     for start in range(0, len(shown), _PER_ROW):
         row = shown[start : start + _PER_ROW]
-        words = [" · ".join(_escaped(w) for w in (t.label, t.confidence, t.caption) if w) for t in row]
-        lines += _grid([f"![{_escaped(t.label)}]({places[t.picture]})" for t in row], [words])
+        words = [
+            " · ".join(markdown_escaped(w) for w in (t.label, t.confidence, t.caption) if w) for t in row
+        ]
+        lines += _grid([f"![{markdown_escaped(t.label)}]({places[t.picture]})" for t in row], [words])
     return lines
 
 
@@ -161,31 +164,11 @@ def _inline(text: Text) -> str:
 def _piece(piece: Inline) -> str:
     match piece:
         case Code():
-            return _code(piece.text)
+            return markdown_code(piece.text)
         case Strong():
-            return f"**{_escaped(piece.text)}**"
+            return f"**{markdown_escaped(piece.text)}**"
         case Link():
             address = formats.address(piece.address)
-            return f"[{_escaped(piece.text)}](<{address}>)" if address else _code(piece.text)
+            return f"[{markdown_escaped(piece.text)}](<{address}>)" if address else markdown_code(piece.text)
         case _:
-            return _escaped(piece)
-
-
-def _escaped(words: str) -> str:
-    """Text in which neither Markdown nor HTML finds anything to act on."""
-    plain = " ".join(formats.clean(words).split(" ")).replace("\r", " ").replace("\n", " ")
-    return html.escape(_SPECIAL.sub(r"\\\1", plain), quote=False)
-
-
-def _code(words: str) -> str:
-    plain = " ".join(formats.clean(words).splitlines()).replace("|", "\\|")
-    if not plain.strip():
-        return ""
-    fence = _fence(plain, 1)
-    room = " " if plain.startswith("`") or plain.endswith("`") else ""
-    return f"{fence}{room}{plain}{room}{fence}"
-
-
-def _fence(words: str, least: int) -> str:
-    longest = max((len(run) for run in re.findall("`+", words)), default=0)
-    return "`" * max(least, longest + 1 if longest else least)
+            return markdown_escaped(piece)

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from valflow import __version__
+from valflow import __version__, trail
 from valflow.report.blocks import Chart, Columns
 from valflow.report.charts import compose
 from valflow.report.classes import picture_name
@@ -46,7 +46,7 @@ def write_report(
         OSError: the directory cannot be written to.
     """
     directory = Path(directory)
-    plain = with_versions(as_json(dict(record)))
+    plain = {**with_versions(as_json(dict(record))), "trail": trail.head(record)}
     shown = _shown(plain, tiles)
     pictures = make_pictures(plain, shown)
     places = {
