@@ -118,12 +118,21 @@ class AutoLabeling(RunsTab, ReviewTab, ApprovalTab, AuditPart, ApprovedTab, foo.
 
     @told
     def name_reviewer(self, ctx: Any) -> None:
-        """The reviewer's name was typed."""
-        typed = str(ctx.params.get("value") or "").strip()
-        screen = Screen(ctx)
-        if typed != screen.get("reviewer"):
-            screen.put(reviewer=typed)
+        """The reviewer's name was typed; an empty field that is left takes no name back.
+
+        What a click beside the field does at the same moment is not drawn over.
+        """
+        typed, screen = str(ctx.params.get("value") or "").strip(), Screen(ctx)
+        if not typed or typed == screen.reviewer:
+            return
+        screen.put(reviewer=typed)
+        record = screen.record() if screen.run else None
+        if record is None or record["state"] != State.IN_REVIEW.value:
+            return
+        if self._take_over(ctx, record).in_words():
             self.look_again(ctx, view=False)
+        else:
+            screen.put(**{"seen.undo": overview.undoable(record["run"], typed)})
 
     def leave_mode(self, ctx: Any) -> None:
         """Give back what a mode has opened: the form of the annotation tab, and boxes that were drawn."""
@@ -176,9 +185,8 @@ class AutoLabeling(RunsTab, ReviewTab, ApprovalTab, AuditPart, ApprovedTab, foo.
             self.set_grid(ctx, record, reload)
 
     def _look_at_review(self, ctx: Any, screen: Screen, record: runs.Record) -> None:
-        edits = app_edits.read_edits(record["run"]) if screen.reviewer else app_edits.Edits()
-        if edits.in_words():
-            ctx.ops.notify(edits.in_words(), variant="warning" if edits.vanished else "info")
+        if screen.reviewer:
+            self._take_over(ctx, record)
         shown = screen.shown()
         known = overview.review_figures(record, shown, screen.reviewer)
         classes = [c for c in screen.get("classes", []) if c in {r["label"] for r in known["rows"]}]
@@ -201,6 +209,13 @@ class AutoLabeling(RunsTab, ReviewTab, ApprovalTab, AuditPart, ApprovedTab, foo.
                 "selectedRows": [i for i, r in enumerate(known["rows"]) if r["label"] in classes],
             },
         )
+
+    def _take_over(self, ctx: Any, record: runs.Record) -> app_edits.Edits:
+        """Take over what was done with the App's own tools since the last look, and say so."""
+        edits = app_edits.read_edits(record["run"])
+        if edits.in_words():
+            ctx.ops.notify(edits.in_words(), variant="warning" if edits.vanished else "info")
+        return edits
 
     def count_pointed(self, ctx: Any) -> None:
         """How many labels the buttons mean now."""

@@ -9,6 +9,7 @@ import pytest
 from tests.builders import counts, draw_label, edit_label, entries, ids_where, labels_in, remove_label
 from tests.plugin.screens import Reviewer
 from valflow import actions, app_edits, database, decisions, reviewing, runs
+from valflow.selections import Selection
 
 FIELD = "auto_in_review"
 
@@ -180,6 +181,18 @@ class TestDeciding:
         assert entries(run) == before
         nobody.click("name_reviewer", value=" ann ").click("approve")
         assert actions.history_of(run)[-1]["actor"] == "ann"
+
+    def test_a_name_field_that_is_left_empty_takes_no_name_back(self, ann: Reviewer) -> None:
+        ann.click("name_reviewer", value="")
+        assert ann.state["reviewer"] == "ann"
+
+    def test_a_name_draws_nothing_over(self, dataset: Any, run: str) -> None:
+        # The field is left by a click on something else, whose answer may come first.
+        reviewing.approve(run, Selection(classes=("dog",), all=True), "ann")
+        someone = Reviewer(dataset).open(run).click("name_reviewer", value="ann")
+        patched = {key for p in someone.was_asked("patch_panel_state") for key in p["state"]}
+        assert patched == {"reviewer", "seen.undo"}
+        assert someone.figures["undo"]["text"] == "approve dog"
 
     def test_the_machine_is_no_reviewer(self, dataset: Any, run: str) -> None:
         assert "name of the machine" in Reviewer(dataset, "policy").open(run).click("approve").refusal()
