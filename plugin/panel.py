@@ -55,14 +55,27 @@ class AutoLabeling(RunsTab, ReviewTab, ApprovalTab, AuditPart, ApprovedTab, foo.
         self.show_runs(ctx)
 
     @told
-    def on_change_selected(self, ctx: Any) -> None:
-        """What the buttons mean has changed."""
-        self.count_pointed(ctx)
+    def on_change_selected(self, ctx: Any) -> bool:
+        """What the buttons mean may have changed."""
+        return self.count_pointed(ctx)
 
     @told
-    def on_change_selected_labels(self, ctx: Any) -> None:
+    def on_change_selected_labels(self, ctx: Any) -> bool:
         """See ``on_change_selected``; labels are selected in an open sample."""
-        self.count_pointed(ctx)
+        return self.count_pointed(ctx)
+
+    def execute(self, ctx: Any) -> Any:
+        """See FiftyOne; but an event of the selection that changes nothing draws nothing.
+
+        Every new view ends the selection, and the App says so with a state of before: drawn from that, the panel
+        would fall back for a moment to what it showed then.
+        """
+        event = ctx.params.get("__method__")
+        if event not in ("on_change_selected", "on_change_selected_labels"):
+            return super().execute(ctx)
+        if getattr(self, event)(ctx) is not False:
+            ctx.ops.show_panel_output(self.render(ctx))
+        return None
 
     # -- navigation
 
@@ -101,7 +114,6 @@ class AutoLabeling(RunsTab, ReviewTab, ApprovalTab, AuditPart, ApprovedTab, foo.
             applied=whole,
             unscored=True,
         )
-        ctx.ops.clear_selected_samples()
         self.look_again(ctx)
 
     @told
@@ -217,16 +229,18 @@ class AutoLabeling(RunsTab, ReviewTab, ApprovalTab, AuditPart, ApprovedTab, foo.
             ctx.ops.notify(edits.in_words(), variant="warning" if edits.vanished else "info")
         return edits
 
-    def count_pointed(self, ctx: Any) -> None:
-        """How many labels the buttons mean now."""
+    def count_pointed(self, ctx: Any) -> bool:
+        """How many labels the buttons mean now; False where that is as it was."""
         screen = Screen(ctx)
-        if screen.run is None or screen.tab == DONE or not (ctx.selected or ctx.selected_labels):
-            if screen.get("pointed") is not None:
-                screen.put(pointed=None)
-            return
-        record = screen.record()
-        if record["state"] == State.IN_REVIEW.value:
-            screen.put(pointed=reviewing.count(record["run"], screen.pointed(record)))
+        pointed = None
+        if screen.run is not None and screen.tab != DONE and (ctx.selected or ctx.selected_labels):
+            record = screen.record()
+            if record["state"] == State.IN_REVIEW.value:
+                pointed = reviewing.count(record["run"], screen.pointed(record))
+        if pointed == screen.get("pointed"):
+            return False
+        screen.put(pointed=pointed)
+        return True
 
     def set_grid(self, ctx: Any, record: runs.Record, reload: bool = False) -> None:
         """Show the page of this tab and mode in the grid."""
@@ -256,7 +270,9 @@ class AutoLabeling(RunsTab, ReviewTab, ApprovalTab, AuditPart, ApprovedTab, foo.
                 ctx.ops.set_view(grid.patches(dataset, record, found))
             ctx.ops.set_active_fields([record["staging_field"]])
         if reload and ids == screen.get("on_grid"):
-            # Only this refreshes the tiles of a view that stays the same.
+            # Only this refreshes the tiles of a view that stays the same; a new one also ends what is selected.
+            if ctx.selected:
+                ctx.ops.clear_selected_samples()
             ctx.ops.reload_dataset()
         screen.put(on_grid=ids)
 

@@ -69,7 +69,6 @@ class ReviewTab:
         """To the next page, or the one before."""
         screen = Screen(ctx)
         screen.put(number=int(ctx.params["number"]))
-        ctx.ops.clear_selected_samples()
         self.look_again(ctx)  # type: ignore[attr-defined]
 
     @told
@@ -155,8 +154,8 @@ class ReviewTab:
 
     def _done(self, ctx: Any, said: str) -> None:
         ctx.ops.notify(said, variant="success")
-        ctx.ops.clear_selected_samples()
-        ctx.ops.clear_selected_labels()
+        if ctx.selected_labels:
+            ctx.ops.clear_selected_labels()
         self.look_again(ctx, reload=True)  # type: ignore[attr-defined]
 
     # -- drawing

@@ -138,8 +138,21 @@ class TestDeciding:
         assert ann.select("on_change_selected", chosen).state["pointed"] == 2
         assert ann.select("approve", chosen).success() == "2 labels approved"
         assert {i for i, e in entries(run).items() if e["action"] == 2} == set(chosen)
-        assert ann.was_asked("clear_selected_samples")
+        assert ann.was_asked("set_view")  # which ends the selection
         assert len(ann.grid) == 4
+
+    def test_a_selection_that_ends_draws_nothing(self, ann: Reviewer) -> None:
+        ann.select("on_change_selected", ann.grid[:2])
+        assert "Add 2 labels" in ann.drawn()
+        assert not ann.select("on_change_selected", ann.grid[:2]).asked
+        ann.click("on_change_selected")
+        assert "Add 6 labels" in ann.drawn()
+        # The App says so again, after each new view, with a state of before.
+        assert not ann.click("on_change_selected").asked
+
+    def test_a_selection_ends_where_the_view_stays(self, ann: Reviewer) -> None:
+        ann.select("tag", ann.grid[:2], tag="ambiguous")
+        assert ann.was_asked("clear_selected_samples")
 
     def test_selected_samples(self, ann: Reviewer, run: str) -> None:
         ann.click("change_mode", mode="samples").click("toggle_class", row=0)
