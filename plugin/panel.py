@@ -21,6 +21,14 @@ from .review_tab import ReviewTab
 from .runs_tab import RunsTab
 from .screen import APPROVAL, AUDIT, CORRECT, DONE, DRAW, PATCHES, REVIEW, SAMPLES, Screen
 
+# Events that come by the way.
+_PASSING = (
+    "on_change_selected",
+    "on_change_selected_labels",
+    "name_reviewer",
+    "change_confidence",
+    "toggle_unscored",
+)
 _TABS = {REVIEW: "Review", APPROVAL: "Approval", DONE: "Approved"}
 
 
@@ -65,13 +73,13 @@ class AutoLabeling(RunsTab, ReviewTab, ApprovalTab, AuditPart, ApprovedTab, foo.
         return self.count_pointed(ctx)
 
     def execute(self, ctx: Any) -> Any:
-        """See FiftyOne; but an event of the selection that changes nothing draws nothing.
+        """See FiftyOne; but an event that changes nothing, whose handler returns False, draws nothing.
 
-        Every new view ends the selection, and the App says so with a state of before: drawn from that, the panel
-        would fall back for a moment to what it showed then.
+        Such events come in pairs with a click (a field is left, a new view ends the selection) and bring the state
+        of before: drawn from that, the panel would fall back to what it showed then.
         """
         event = ctx.params.get("__method__")
-        if event not in ("on_change_selected", "on_change_selected_labels"):
+        if event not in _PASSING:
             return super().execute(ctx)
         if getattr(self, event)(ctx) is not False:
             ctx.ops.show_panel_output(self.render(ctx))
@@ -129,22 +137,23 @@ class AutoLabeling(RunsTab, ReviewTab, ApprovalTab, AuditPart, ApprovedTab, foo.
         self.look_again(ctx, reload=True)
 
     @told
-    def name_reviewer(self, ctx: Any) -> None:
+    def name_reviewer(self, ctx: Any) -> bool:
         """The reviewer's name was typed; an empty field that is left takes no name back.
 
         What a click beside the field does at the same moment is not drawn over.
         """
         typed, screen = str(ctx.params.get("value") or "").strip(), Screen(ctx)
         if not typed or typed == screen.reviewer:
-            return
+            return False
         screen.put(reviewer=typed)
         record = screen.record() if screen.run else None
         if record is None or record["state"] != State.IN_REVIEW.value:
-            return
+            return True
         if self._take_over(ctx, record).in_words():
             self.look_again(ctx, view=False)
         else:
             screen.put(**{"seen.undo": overview.undoable(record["run"], typed)})
+        return True
 
     def leave_mode(self, ctx: Any) -> None:
         """Give back what a mode has opened: the form of the annotation tab, and boxes that were drawn."""

@@ -29,22 +29,25 @@ class ReviewTab:
     # -- filters
 
     @told
-    def change_confidence(self, ctx: Any) -> None:
+    def change_confidence(self, ctx: Any) -> bool:
         """The slider was moved; the App says so several times."""
         screen, value = Screen(ctx), ctx.params.get("value")
         if not isinstance(value, list) or len(value) != 2 or value == screen.get("applied"):
-            return
+            return False
         screen.put(confidence=value, applied=value, number=1)
         self.look_again(ctx)  # type: ignore[attr-defined]
+        return True
 
     @told
-    def toggle_unscored(self, ctx: Any) -> None:
+    def toggle_unscored(self, ctx: Any) -> bool:
         """Labels without confidence are shown, or not."""
         screen = Screen(ctx)
         wanted = bool(ctx.params.get("value"))
-        if wanted != bool(screen.get("unscored", True)):
-            screen.put(unscored=wanted, number=1)
-            self.look_again(ctx)  # type: ignore[attr-defined]
+        if wanted == bool(screen.get("unscored", True)):
+            return False
+        screen.put(unscored=wanted, number=1)
+        self.look_again(ctx)  # type: ignore[attr-defined]
+        return True
 
     @told
     def toggle_class(self, ctx: Any) -> None:

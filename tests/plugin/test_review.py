@@ -98,7 +98,7 @@ class TestFilters:
 
     def test_a_repeated_event_of_the_slider_changes_nothing(self, ann: Reviewer) -> None:
         ann.click("change_confidence", value=[0.5, 1.0])
-        assert not ann.click("change_confidence", value=[0.5, 1.0]).was_asked("set_view")
+        assert not ann.click("change_confidence", value=[0.5, 1.0]).asked
 
     def test_labels_without_confidence_stay_within_reach(self, dataset: Any, run: str) -> None:
         lost = ids_where(run, state="undecided")[0]
@@ -196,7 +196,8 @@ class TestDeciding:
         assert actions.history_of(run)[-1]["actor"] == "ann"
 
     def test_a_name_field_that_is_left_empty_takes_no_name_back(self, ann: Reviewer) -> None:
-        ann.click("name_reviewer", value="")
+        # Nor is the panel drawn from the state that this event brings: a click on "Runs" may have been faster.
+        assert not ann.click("name_reviewer", value="").asked
         assert ann.state["reviewer"] == "ann"
 
     def test_a_name_draws_nothing_over(self, dataset: Any, run: str) -> None:
