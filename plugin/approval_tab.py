@@ -7,12 +7,13 @@ from typing import Any
 
 import fiftyone.operators.types as types
 
-from valflow import audits, checklist, decisions, ledger, overview, runs
+from valflow import audits, checklist, decisions, ledger, overview, reviewing, runs
 from valflow.review_page import markdown_text
 from valflow.states import State
 
 from . import layout
 from .answers import told
+from .review_tab import pointed_number
 from .screen import AUDIT, LOOK_EVERY, PATCHES, Screen
 
 
@@ -83,19 +84,6 @@ class ApprovalTab:
         if screen.mode == AUDIT:
             self.render_audit(panel, screen)  # type: ignore[attr-defined]
             return
-        self.render_filters(panel, screen)  # type: ignore[attr-defined]
-        self.render_pages(panel, screen)  # type: ignore[attr-defined]
-        n = screen.get("pointed")
-        n = screen.get("seen", {}).get("current", 0) if n is None else n
-        bar = layout.row(panel, "take_out")
-        bar.btn(
-            "reject",
-            label=f"Reject {layout.number(n)} labels",
-            icon="close",
-            on_click=self.reject,  # type: ignore[attr-defined]
-            variant="outlined",
-        )
-        self.render_undo(panel, screen)  # type: ignore[attr-defined]
         self._render_checklist(panel, screen)
         self.render_audit_offer(panel, screen)  # type: ignore[attr-defined]
         panel.btn(
@@ -106,6 +94,20 @@ class ApprovalTab:
             variant="contained",
             disabled=not screen.get("approved"),
         )
+        panel.md(
+            "**Approved so far**: look them through, and take out what is wrong", name="approved_heading"
+        )
+        bar = layout.row(panel, "take_out")
+        bar.btn(
+            "reject",
+            label=f"Reject {reviewing.in_words(pointed_number(screen))}",
+            icon="close",
+            on_click=self.reject,  # type: ignore[attr-defined]
+            variant="outlined",
+        )
+        self.render_undo(panel, screen)  # type: ignore[attr-defined]
+        self.render_filters(panel, screen)  # type: ignore[attr-defined]
+        self.render_pages(panel, screen)  # type: ignore[attr-defined]
 
     def _render_checklist(self, panel: types.Object, screen: Screen) -> None:
         lines = ["**Checklist**", ""]

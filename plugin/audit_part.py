@@ -35,14 +35,12 @@ class AuditPart:
         if audits.needs_draw(record, audit):
             audits.draw(record["run"], reviewer)
         screen.put(mode=AUDIT)
-        ctx.ops.clear_selected_samples()
         self.look_again(ctx)  # type: ignore[attr-defined]
 
     @told
     def leave_audit(self, ctx: Any) -> None:
         """Back to the approved labels; verdicts stay."""
         Screen(ctx).put(mode=PATCHES, number=1)
-        ctx.ops.clear_selected_samples()
         self.look_again(ctx)  # type: ignore[attr-defined]
 
     @told
@@ -77,8 +75,8 @@ class AuditPart:
         if audit["kind"] == audits.CERTIFICATE and not audits.open_items(record["run"]):
             sentence = certificates.in_words(runs.load(record["run"])["certificate"])
         ctx.ops.notify(sentence, variant="success")
-        ctx.ops.clear_selected_samples()
-        ctx.ops.clear_selected_labels()
+        if ctx.selected_labels:
+            ctx.ops.clear_selected_labels()
         if not audits.open_items(record["run"]):
             Screen(ctx).put(mode=PATCHES)
         self.look_again(ctx)  # type: ignore[attr-defined]

@@ -46,8 +46,10 @@ class JudgeLabels(foo.Panel):
 
     @told
     def name_reviewer(self, ctx: Any) -> None:
-        """The reviewer's name was typed."""
-        Screen(ctx).put(reviewer=str(ctx.params.get("value") or "").strip())
+        """The reviewer's name was typed; an empty field that is left takes no name back."""
+        typed = str(ctx.params.get("value") or "").strip()
+        if typed:
+            Screen(ctx).put(reviewer=typed)
 
     @told
     def judge(self, ctx: Any) -> None:

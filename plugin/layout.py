@@ -7,7 +7,13 @@ from typing import Any
 import fiftyone.operators.types as types
 
 # The App's tables demand a minimum width otherwise, and are clipped on half a screen.
-_NARROW = {"table": {"sx": {"minWidth": 0, "& td, & th": {"px": 1}}, "size": "small"}}
+# Headings keep their words whole; cells may break theirs.
+_NARROW = {
+    "table": {
+        "sx": {"minWidth": 0, "& td, & th": {"px": 0.75}, "& th": {"overflowWrap": "normal"}},
+        "size": "small",
+    }
+}
 # A column is otherwise as wide as its widest word, and the panel cuts off what does not fit.
 _SHRINKS = {"gridTemplateColumns": "minmax(0, 1fr)", "overflowWrap": "anywhere"}
 _AS_WIDE_AS_NEEDED = {"item": {"sx": {"width": "auto"}}}

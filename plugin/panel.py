@@ -21,6 +21,14 @@ from .review_tab import ReviewTab
 from .runs_tab import RunsTab
 from .screen import APPROVAL, AUDIT, CORRECT, DONE, DRAW, PATCHES, REVIEW, SAMPLES, Screen
 
+# Events that come by the way.
+_PASSING = (
+    "on_change_selected",
+    "on_change_selected_labels",
+    "name_reviewer",
+    "change_confidence",
+    "toggle_unscored",
+)
 _TABS = {REVIEW: "Review", APPROVAL: "Approval", DONE: "Approved"}
 
 
@@ -55,14 +63,27 @@ class AutoLabeling(RunsTab, ReviewTab, ApprovalTab, AuditPart, ApprovedTab, foo.
         self.show_runs(ctx)
 
     @told
-    def on_change_selected(self, ctx: Any) -> None:
-        """What the buttons mean has changed."""
-        self.count_pointed(ctx)
+    def on_change_selected(self, ctx: Any) -> bool:
+        """What the buttons mean may have changed."""
+        return self.count_pointed(ctx)
 
     @told
-    def on_change_selected_labels(self, ctx: Any) -> None:
+    def on_change_selected_labels(self, ctx: Any) -> bool:
         """See ``on_change_selected``; labels are selected in an open sample."""
-        self.count_pointed(ctx)
+        return self.count_pointed(ctx)
+
+    def execute(self, ctx: Any) -> Any:
+        """See FiftyOne; but an event that changes nothing, whose handler returns False, draws nothing.
+
+        Such events come in pairs with a click (a field is left, a new view ends the selection) and bring the state
+        of before: drawn from that, the panel would fall back to what it showed then.
+        """
+        event = ctx.params.get("__method__")
+        if event not in _PASSING:
+            return super().execute(ctx)
+        if getattr(self, event)(ctx) is not False:
+            ctx.ops.show_panel_output(self.render(ctx))
+        return None
 
     # -- navigation
 
@@ -101,7 +122,6 @@ class AutoLabeling(RunsTab, ReviewTab, ApprovalTab, AuditPart, ApprovedTab, foo.
             applied=whole,
             unscored=True,
         )
-        ctx.ops.clear_selected_samples()
         self.look_again(ctx)
 
     @told
@@ -117,13 +137,23 @@ class AutoLabeling(RunsTab, ReviewTab, ApprovalTab, AuditPart, ApprovedTab, foo.
         self.look_again(ctx, reload=True)
 
     @told
-    def name_reviewer(self, ctx: Any) -> None:
-        """The reviewer's name was typed."""
-        typed = str(ctx.params.get("value") or "").strip()
-        screen = Screen(ctx)
-        if typed != screen.get("reviewer"):
-            screen.put(reviewer=typed)
+    def name_reviewer(self, ctx: Any) -> bool:
+        """The reviewer's name was typed; an empty field that is left takes no name back.
+
+        What a click beside the field does at the same moment is not drawn over.
+        """
+        typed, screen = str(ctx.params.get("value") or "").strip(), Screen(ctx)
+        if not typed or typed == screen.reviewer:
+            return False
+        screen.put(reviewer=typed)
+        record = screen.record() if screen.run else None
+        if record is None or record["state"] != State.IN_REVIEW.value:
+            return True
+        if self._take_over(ctx, record).in_words():
             self.look_again(ctx, view=False)
+        else:
+            screen.put(**{"seen.undo": overview.undoable(record["run"], typed)})
+        return True
 
     def leave_mode(self, ctx: Any) -> None:
         """Give back what a mode has opened: the form of the annotation tab, and boxes that were drawn."""
@@ -176,9 +206,8 @@ class AutoLabeling(RunsTab, ReviewTab, ApprovalTab, AuditPart, ApprovedTab, foo.
             self.set_grid(ctx, record, reload)
 
     def _look_at_review(self, ctx: Any, screen: Screen, record: runs.Record) -> None:
-        edits = app_edits.read_edits(record["run"]) if screen.reviewer else app_edits.Edits()
-        if edits.in_words():
-            ctx.ops.notify(edits.in_words(), variant="warning" if edits.vanished else "info")
+        if screen.reviewer:
+            self._take_over(ctx, record)
         shown = screen.shown()
         known = overview.review_figures(record, shown, screen.reviewer)
         classes = [c for c in screen.get("classes", []) if c in {r["label"] for r in known["rows"]}]
@@ -202,16 +231,25 @@ class AutoLabeling(RunsTab, ReviewTab, ApprovalTab, AuditPart, ApprovedTab, foo.
             },
         )
 
-    def count_pointed(self, ctx: Any) -> None:
-        """How many labels the buttons mean now."""
+    def _take_over(self, ctx: Any, record: runs.Record) -> app_edits.Edits:
+        """Take over what was done with the App's own tools since the last look, and say so."""
+        edits = app_edits.read_edits(record["run"])
+        if edits.in_words():
+            ctx.ops.notify(edits.in_words(), variant="warning" if edits.vanished else "info")
+        return edits
+
+    def count_pointed(self, ctx: Any) -> bool:
+        """How many labels the buttons mean now; False where that is as it was."""
         screen = Screen(ctx)
-        if screen.run is None or screen.tab == DONE or not (ctx.selected or ctx.selected_labels):
-            if screen.get("pointed") is not None:
-                screen.put(pointed=None)
-            return
-        record = screen.record()
-        if record["state"] == State.IN_REVIEW.value:
-            screen.put(pointed=reviewing.count(record["run"], screen.pointed(record)))
+        pointed = None
+        if screen.run is not None and screen.tab != DONE and (ctx.selected or ctx.selected_labels):
+            record = screen.record()
+            if record["state"] == State.IN_REVIEW.value:
+                pointed = reviewing.count(record["run"], screen.pointed(record))
+        if pointed == screen.get("pointed"):
+            return False
+        screen.put(pointed=pointed)
+        return True
 
     def set_grid(self, ctx: Any, record: runs.Record, reload: bool = False) -> None:
         """Show the page of this tab and mode in the grid."""
@@ -241,7 +279,9 @@ class AutoLabeling(RunsTab, ReviewTab, ApprovalTab, AuditPart, ApprovedTab, foo.
                 ctx.ops.set_view(grid.patches(dataset, record, found))
             ctx.ops.set_active_fields([record["staging_field"]])
         if reload and ids == screen.get("on_grid"):
-            # Only this refreshes the tiles of a view that stays the same.
+            # Only this refreshes the tiles of a view that stays the same; a new one also ends what is selected.
+            if ctx.selected:
+                ctx.ops.clear_selected_samples()
             ctx.ops.reload_dataset()
         screen.put(on_grid=ids)
 

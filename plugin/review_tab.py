@@ -29,22 +29,25 @@ class ReviewTab:
     # -- filters
 
     @told
-    def change_confidence(self, ctx: Any) -> None:
+    def change_confidence(self, ctx: Any) -> bool:
         """The slider was moved; the App says so several times."""
         screen, value = Screen(ctx), ctx.params.get("value")
         if not isinstance(value, list) or len(value) != 2 or value == screen.get("applied"):
-            return
+            return False
         screen.put(confidence=value, applied=value, number=1)
         self.look_again(ctx)  # type: ignore[attr-defined]
+        return True
 
     @told
-    def toggle_unscored(self, ctx: Any) -> None:
+    def toggle_unscored(self, ctx: Any) -> bool:
         """Labels without confidence are shown, or not."""
         screen = Screen(ctx)
         wanted = bool(ctx.params.get("value"))
-        if wanted != bool(screen.get("unscored", True)):
-            screen.put(unscored=wanted, number=1)
-            self.look_again(ctx)  # type: ignore[attr-defined]
+        if wanted == bool(screen.get("unscored", True)):
+            return False
+        screen.put(unscored=wanted, number=1)
+        self.look_again(ctx)  # type: ignore[attr-defined]
+        return True
 
     @told
     def toggle_class(self, ctx: Any) -> None:
@@ -69,7 +72,6 @@ class ReviewTab:
         """To the next page, or the one before."""
         screen = Screen(ctx)
         screen.put(number=int(ctx.params["number"]))
-        ctx.ops.clear_selected_samples()
         self.look_again(ctx)  # type: ignore[attr-defined]
 
     @told
@@ -155,8 +157,8 @@ class ReviewTab:
 
     def _done(self, ctx: Any, said: str) -> None:
         ctx.ops.notify(said, variant="success")
-        ctx.ops.clear_selected_samples()
-        ctx.ops.clear_selected_labels()
+        if ctx.selected_labels:
+            ctx.ops.clear_selected_labels()
         self.look_again(ctx, reload=True)  # type: ignore[attr-defined]
 
     # -- drawing
@@ -180,18 +182,18 @@ class ReviewTab:
             )
         self.render_filters(panel, screen)
         self.render_pages(panel, screen)
-        n = layout.number(_pointed(screen))
+        meant = reviewing.in_words(pointed_number(screen))
         bar = layout.row(panel, "decide")
         bar.btn(
             "approve",
-            label=f"Add {n} labels for approval",
+            label=f"Add {meant} for approval",
             icon="check",
             on_click=self.approve,
             variant="contained",
         )
-        bar.btn("reject", label=f"Reject {n} labels", icon="close", on_click=self.reject, variant="outlined")
+        bar.btn("reject", label=f"Reject {meant}", icon="close", on_click=self.reject, variant="outlined")
         self.render_undo(panel, screen)
-        self._render_tags(panel, n)
+        self._render_tags(panel, meant)
 
     def _render_modes(self, panel: types.Object, screen: Screen) -> None:
         bar = layout.row(panel, "modes")
@@ -204,24 +206,18 @@ class ReviewTab:
                 params={"mode": mode},
                 variant="contained" if mode == screen.mode else "outlined",
             )
-        if screen.get("embeddings"):
-            bar.btn(
-                "embeddings",
-                label="Embeddings",
-                icon="scatter_plot",
-                on_click=self.open_embeddings,
-                variant="outlined",
-            )
-        else:
-            bar.btn(
-                "embeddings",
-                label="Embeddings: compute_visualization first",
-                icon="scatter_plot",
-                on_click=self.open_embeddings,
-                disabled=True,
-                variant="outlined",
-                title="fiftyone.brain.compute_visualization(dataset, brain_key='look') makes them",
-            )
+        known = bool(screen.get("embeddings"))
+        bar.btn(
+            "embeddings",
+            label="Embeddings",
+            icon="scatter_plot",
+            on_click=self.open_embeddings,
+            disabled=not known,
+            variant="outlined",
+            title=None
+            if known
+            else "fiftyone.brain.compute_visualization(dataset, brain_key='look') makes them",
+        )
 
     def render_filters(self, panel: types.Object, screen: Screen) -> None:
         """Draw slider and class table."""
@@ -302,8 +298,8 @@ class ReviewTab:
         )
         bar.btn("undo_all", label="Undo all", on_click=self.undo_all, variant="outlined")
 
-    def _render_tags(self, panel: types.Object, n: str) -> None:
-        panel.md(f"**Tag {n} labels as a problem**", name="tag_heading")
+    def _render_tags(self, panel: types.Object, meant: str) -> None:
+        panel.md(f"**Tag {meant} as a problem**", name="tag_heading")
         bar = layout.row(panel, "tags")
         for name in PROBLEM_TAGS:
             bar.btn(
@@ -320,6 +316,7 @@ class ReviewTab:
         own.btn("tag_own", label="Tag", on_click=self.tag, variant="outlined")
 
 
-def _pointed(screen: Screen) -> int:
+def pointed_number(screen: Screen) -> int:
+    """How many labels the buttons mean."""
     pointed = screen.get("pointed")
     return int(screen.get("seen", {}).get("current", 0) if pointed is None else pointed)

@@ -59,7 +59,9 @@ class Screen:
             SelectionError: nobody has typed one.
         """
         if not self.reviewer:
-            raise SelectionError("who does this? Type your name at the top of the panel first")
+            raise SelectionError(
+                "who does this? Type your name at the top of the panel and press Enter first"
+            )
         return self.reviewer
 
     @property

@@ -103,14 +103,19 @@ def review_figures(record: runs.Record, shown: reviewing.Shown, reviewer: str) -
         for r in table
     ]
     names = ("approved", "rejected", "undecided", "invalid", "without_confidence")
-    last = actions.last_undoable(record["run"], reviewer) if reviewer else None
     return {
         "rows": rows,
         "current": sum(r["current"] for r in table if not chosen or r["label"] in chosen),
         "predicted": sum(r["total"] for r in table),
         **{name: sum(r[name] for r in table) for name in names},
-        "undo": None if last is None else {"seq": last["seq"], "text": action_in_words(last)},
+        "undo": undoable(record["run"], reviewer) if reviewer else None,
     }
+
+
+def undoable(run: str, reviewer: str) -> dict[str, Any] | None:
+    """The reviewer's last action, ``seq`` and ``text``, as plain JSON; None without one."""
+    last = actions.last_undoable(run, reviewer)
+    return None if last is None else {"seq": last["seq"], "text": action_in_words(last)}
 
 
 def action_in_words(action: dict[str, Any]) -> str:

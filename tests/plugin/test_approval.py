@@ -166,6 +166,7 @@ class TestJudgingOneByOne:
         assert "not part of an audit" in judge.drawn()
 
     def test_nobody_judges_without_a_name(self, judge: Reviewer) -> None:
+        judge.state.pop("reviewer")
         judge.click("name_reviewer", value="")
         assert "Type your name" in judge.click("judge", verdict="correct").refusal()
 

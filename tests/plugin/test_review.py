@@ -9,6 +9,7 @@ import pytest
 from tests.builders import counts, draw_label, edit_label, entries, ids_where, labels_in, remove_label
 from tests.plugin.screens import Reviewer
 from valflow import actions, app_edits, database, decisions, reviewing, runs
+from valflow.selections import Selection
 
 FIELD = "auto_in_review"
 
@@ -97,7 +98,7 @@ class TestFilters:
 
     def test_a_repeated_event_of_the_slider_changes_nothing(self, ann: Reviewer) -> None:
         ann.click("change_confidence", value=[0.5, 1.0])
-        assert not ann.click("change_confidence", value=[0.5, 1.0]).was_asked("set_view")
+        assert not ann.click("change_confidence", value=[0.5, 1.0]).asked
 
     def test_labels_without_confidence_stay_within_reach(self, dataset: Any, run: str) -> None:
         lost = ids_where(run, state="undecided")[0]
@@ -137,8 +138,21 @@ class TestDeciding:
         assert ann.select("on_change_selected", chosen).state["pointed"] == 2
         assert ann.select("approve", chosen).success() == "2 labels approved"
         assert {i for i, e in entries(run).items() if e["action"] == 2} == set(chosen)
-        assert ann.was_asked("clear_selected_samples")
+        assert ann.was_asked("set_view")  # which ends the selection
         assert len(ann.grid) == 4
+
+    def test_a_selection_that_ends_draws_nothing(self, ann: Reviewer) -> None:
+        ann.select("on_change_selected", ann.grid[:2])
+        assert "Add 2 labels" in ann.drawn()
+        assert not ann.select("on_change_selected", ann.grid[:2]).asked
+        ann.click("on_change_selected")
+        assert "Add 6 labels" in ann.drawn()
+        # The App says so again, after each new view, with a state of before.
+        assert not ann.click("on_change_selected").asked
+
+    def test_a_selection_ends_where_the_view_stays(self, ann: Reviewer) -> None:
+        ann.select("tag", ann.grid[:2], tag="ambiguous")
+        assert ann.was_asked("clear_selected_samples")
 
     def test_selected_samples(self, ann: Reviewer, run: str) -> None:
         ann.click("change_mode", mode="samples").click("toggle_class", row=0)
@@ -180,6 +194,19 @@ class TestDeciding:
         assert entries(run) == before
         nobody.click("name_reviewer", value=" ann ").click("approve")
         assert actions.history_of(run)[-1]["actor"] == "ann"
+
+    def test_a_name_field_that_is_left_empty_takes_no_name_back(self, ann: Reviewer) -> None:
+        # Nor is the panel drawn from the state that this event brings: a click on "Runs" may have been faster.
+        assert not ann.click("name_reviewer", value="").asked
+        assert ann.state["reviewer"] == "ann"
+
+    def test_a_name_draws_nothing_over(self, dataset: Any, run: str) -> None:
+        # The field is left by a click on something else, whose answer may come first.
+        reviewing.approve(run, Selection(classes=("dog",), all=True), "ann")
+        someone = Reviewer(dataset).open(run).click("name_reviewer", value="ann")
+        patched = {key for p in someone.was_asked("patch_panel_state") for key in p["state"]}
+        assert patched == {"reviewer", "seen.undo"}
+        assert someone.figures["undo"]["text"] == "approve dog"
 
     def test_the_machine_is_no_reviewer(self, dataset: Any, run: str) -> None:
         assert "name of the machine" in Reviewer(dataset, "policy").open(run).click("approve").refusal()
