@@ -58,6 +58,7 @@ def decide_by_policy(run: str) -> runs.Record:
         parameters = suite_parameters(record, dataset)
         for table in predicted_tables(record, dataset):
             ledger.mark_invalid(run, by_sample(failing_labels(table, suites, parameters), table))
-        record = stage.finish_triage(record, dataset)
+        # Before the review is open, for then triage is not repeated any more.
         save_workspace(record, dataset)
+        stage.finish_triage(record, dataset)
     return runs.load(run)

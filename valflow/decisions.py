@@ -8,7 +8,18 @@ from typing import Any, Literal
 
 from pymongo import ReturnDocument
 
-from valflow import actions, app_edits, audits, certifying, checklist, completeness, database, ledger, runs
+from valflow import (
+    actions,
+    app_edits,
+    audits,
+    certifying,
+    checklist,
+    completeness,
+    database,
+    ledger,
+    problem_tags,
+    runs,
+)
 from valflow.errors import DatabaseError, DecisionRefused, IllegalTransition
 from valflow.freezing import digest_of, freeze_labels, frozen_counts
 from valflow.label_types import APPROVED, REJECTED
@@ -305,7 +316,9 @@ def _release_freeze(record: runs.Record) -> None:
 def _freeze(record: runs.Record, reviewer: str) -> Preview:
     token = record["freezing"]["token"]
     certifying.check(record)
-    freeze_labels(record, database.dataset_of(record), token, reviewer)
+    dataset = database.dataset_of(record)
+    problem_tags.finish(record, dataset)
+    freeze_labels(record, dataset, token, reviewer)
     digest, labels, samples = digest_of(record, token)
     table = ledger.class_table(record["run"], record["thresholds"])
     items = checklist.evidence(record, table)

@@ -183,7 +183,10 @@ def _file(plain: _Plain, path: Path) -> str:
         return "folder"
     content = path.read_bytes()
     if path.suffix == ".json":
-        return _canonical(plain(json.loads(content)))
+        kept = plain(json.loads(content))
+        if isinstance(kept, dict):
+            kept.pop("artifacts", None)  # of a report that is written again: those of the first one, too
+        return _canonical(kept)
     if path.suffix in _TEXTS:
         # Pages tell times and durations in many words; that they are whole is what counts.
         return f"text that ends in {content.decode()[-8:].strip()!r}"
