@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from prefect import get_run_logger, task
 
 from valflow import database, runs
@@ -20,12 +22,21 @@ def evaluate(run: str) -> None:
 @task(name="evaluate")
 def measure(run: str) -> None:
     """Store FiftyOne's evaluation in the dataset, and the metrics with the run."""
+    approved = measure_run(run)["run"]["approved"]
+    get_run_logger().info(
+        "evaluate: precision %s, recall %s, mAP %s",
+        *(approved.get(k) for k in ("precision", "recall", "mAP")),
+    )
+
+
+def measure_run(run: str) -> dict[str, Any]:
+    """Evaluate a finalized run; returns the metrics, which are kept with the run."""
     record = runs.load(run)
     config = LabelingConfig.model_validate(record["config"])
     assert config.evaluation is not None
     fence = runs.fence_of(record)
     with runs.timed(fence, "evaluate"):
-        metrics = compare(
+        metrics: dict[str, Any] = compare(
             database.dataset_of(record),
             record["label_field"],
             config.evaluation.ground_truth,
@@ -34,8 +45,4 @@ def measure(run: str) -> None:
             iou=config.evaluation.iou,
         )
         runs.update(fence, {"metrics": metrics})
-    approved = metrics["run"]["approved"]
-    get_run_logger().info(
-        "evaluate: precision %s, recall %s, mAP %s",
-        *(approved.get(k) for k in ("precision", "recall", "mAP")),
-    )
+    return metrics

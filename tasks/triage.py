@@ -33,18 +33,7 @@ def triage(run: str) -> bool:
 @task(name="triage")
 def open_review(run: str) -> dict[str, int]:
     """Enter the predictions into the ledger, mark what fails a check, approve by policy, open the review."""
-    record = runs.load(run)
-    config = LabelingConfig.model_validate(record["config"])
-    dataset = database.dataset_of(record)
-    with runs.timed(runs.fence_of(record), "triage"):
-        stage.begin_triage(record, dataset)
-        suites = [load_suite(s, Path.cwd()) for s in config.validation.suites]
-        parameters = suite_parameters(record, dataset)
-        for table in predicted_tables(record, dataset):
-            ledger.mark_invalid(run, by_sample(failing_labels(table, suites, parameters), table))
-        record = stage.finish_triage(record, dataset)
-        save_workspace(record, dataset)
-    record = runs.load(run)
+    record = decide_by_policy(run)
     create_table_artifact(
         class_rows(record), key="valflow-classes", description=f"Classes of {run} after triage"
     )
@@ -56,3 +45,20 @@ def open_review(run: str) -> dict[str, int]:
     if record["certificate"]:
         get_run_logger().info("certificate: %s", certificates.in_words(record["certificate"]))
     return counts
+
+
+def decide_by_policy(run: str) -> runs.Record:
+    """Mark what fails a check, approve by policy, and open the review; returns the record."""
+    record = runs.load(run)
+    config = LabelingConfig.model_validate(record["config"])
+    dataset = database.dataset_of(record)
+    with runs.timed(runs.fence_of(record), "triage"):
+        stage.begin_triage(record, dataset)
+        suites = [load_suite(s, Path.cwd()) for s in config.validation.suites]
+        parameters = suite_parameters(record, dataset)
+        for table in predicted_tables(record, dataset):
+            ledger.mark_invalid(run, by_sample(failing_labels(table, suites, parameters), table))
+        # Before the review is open, for then triage is not repeated any more.
+        save_workspace(record, dataset)
+        stage.finish_triage(record, dataset)
+    return runs.load(run)

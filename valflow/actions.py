@@ -179,10 +179,12 @@ def tag(run: str, name: str, selection: Selection, reviewer: str, note: str | No
         raise SelectionError(_nothing_selected(run, selection, "tagged"))
     record = begin(run)
     seq = record["action_seq"]
-    record_action(record, "tag", reviewer, {"tag": name, "note": note, **selection.describe()})
+    dataset = database.dataset_of(record)
+    problem_tags.finish(record, dataset)
+    selector = {"tag": name, "note": note, **selection.describe()}
+    record_action(record, "tag", reviewer, selector, writing=problem_tags.writing())
     if name not in record.get("own_tags", []):
         database.runs().update_one({"run": run}, {"$addToSet": {"own_tags": name}})
-    dataset = database.dataset_of(record)
     new = {"tags.tag": {"$ne": name}}
     query, entry = selection.document_query(), selection.entry_query()
     added = {"tag": name, "action": seq}
@@ -242,32 +244,31 @@ def judge_labels(run: str, reviewer: str, consequences: Mapping[str, Sequence[Ob
 
 def record_policy_action(run: str, thresholds: dict[str, Any]) -> None:
     """Write down the policy's own action, number 1; harmless when repeated."""
-    database.actions().update_one(
-        {"run": run, "seq": ledger.POLICY_ACTION},
-        {
-            "$setOnInsert": {
-                "actor": POLICY,
-                "event": "approve",
-                "selector": {"thresholds": thresholds},
-                "time": database.now(),
-                "undone_by": None,
-            }
-        },
-        upsert=True,
-    )
+    _record_once(run, ledger.POLICY_ACTION, "approve", POLICY, {"thresholds": thresholds})
 
 
-def withdraw_failing(run: str, failing: dict[ObjectId, dict[ObjectId, list[str]]]) -> int:
-    """The gate's action: labels that failed validation are marked and wait for a person again."""
-    record = begin(run)
-    seq = record["action_seq"]
-    record_action(record, "refuse", POLICY, {"labels": sum(len(v) for v in failing.values())})
+def withdraw_failing(record: runs.Record, failing: dict[ObjectId, dict[ObjectId, list[str]]]) -> int:
+    """The gate's action: labels that failed validation are marked and wait for a person again.
+
+    It comes before the review is open again, so that a crash in between leaves nothing to guess: the same validation
+    does the same once more. Nobody else acts on a decided run, so the number of the action is the next one.
+
+    Args:
+        record: a decided run.
+        failing: why, by sample and label.
+
+    Returns:
+        The number of the action, which the record must take over as the review is reopened.
+    """
+    run, seq = record["run"], record["action_seq"] + 1
+    labels = sum(len(v) for v in failing.values())
+    _record_once(run, seq, "refuse", POLICY, {"labels": labels})
     ledger.mark_invalid(run, failing, seq)
-    for sample_id, labels in failing.items():
-        condition = {"$and": [{"$in": ["$$l._id", list(labels)]}, {"$eq": ["$$l.state", APPROVED]}]}
+    for sample_id, reasons in failing.items():
+        condition = {"$and": [{"$in": ["$$l._id", list(reasons)]}, {"$eq": ["$$l.state", APPROVED]}]}
         stage = map_labels(condition, state_change(UNDECIDED, seq))
         database.ledger().update_one({"run": run, "sample_id": sample_id}, [stage, {"$set": {"dirty": seq}}])
-    mirroring.mirror_soon(record, database.dataset_of(record))
+    mirroring.mirror_soon({**record, "action_seq": seq}, database.dataset_of(record))
     return seq
 
 
@@ -373,8 +374,8 @@ def begin(run: str) -> runs.Record:
     return record
 
 
-def record_action(record: runs.Record, event: str, actor: str, selector: dict[str, Any]) -> None:
-    """Write down the action that carries the record's current number."""
+def record_action(record: runs.Record, event: str, actor: str, selector: dict[str, Any], **more: Any) -> None:
+    """Write down the action that carries the record's current number, with what ``more`` there is to say of it."""
     database.actions().insert_one(
         {
             "run": record["run"],
@@ -384,8 +385,15 @@ def record_action(record: runs.Record, event: str, actor: str, selector: dict[st
             "selector": selector,
             "time": database.now(),
             "undone_by": None,
+            **more,
         }
     )
+
+
+def _record_once(run: str, seq: int, event: str, actor: str, selector: dict[str, Any]) -> None:
+    """Write down an action of a stage that may be repeated; already there is fine."""
+    action = {"event": event, "actor": actor, "selector": selector, "time": database.now(), "undone_by": None}
+    database.actions().update_one({"run": run, "seq": seq}, {"$setOnInsert": action}, upsert=True)
 
 
 def _check_uppermost(run: str, seq: int) -> None:

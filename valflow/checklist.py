@@ -68,7 +68,8 @@ def issue_notes(run: str) -> dict[str, list[str]]:
         if action["event"] == "tag" and selector.get("note") and action["undone_by"] is None:
             for label in selector.get("classes") or ["all"]:
                 notes[label].append(f"{selector['note']} ({action['actor']}, {selector['tag']})")
-    return dict(notes)
+    # A command that died and was given again left its note twice.
+    return {label: list(dict.fromkeys(texts)) for label, texts in notes.items()}
 
 
 def _reviewed(record: runs.Record, table: list[dict[str, Any]]) -> tuple[bool, str]:

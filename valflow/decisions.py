@@ -17,6 +17,7 @@ from valflow import (
     completeness,
     database,
     ledger,
+    problem_tags,
     runs,
     trail,
 )
@@ -330,7 +331,9 @@ def _release_freeze(record: runs.Record) -> None:
 def _freeze(record: runs.Record, reviewer: str) -> Preview:
     token = record["freezing"]["token"]
     certifying.check(record)
-    freeze_labels(record, database.dataset_of(record), token, reviewer)
+    dataset = database.dataset_of(record)
+    problem_tags.finish(record, dataset)
+    freeze_labels(record, dataset, token, reviewer)
     digest, labels, samples = digest_of(record, token)
     table = ledger.class_table(record["run"], record["thresholds"])
     items = checklist.evidence(record, table)

@@ -12,11 +12,13 @@ from typing import Any
 from bson import ObjectId
 from pymongo import UpdateMany, UpdateOne
 
-from valflow import collector, database, ledger
+from valflow import collector, database, ledger, runs
 from valflow.label_types import label_type_of
 from valflow.own_writes import Stamp
 
 _BATCH = 4000
+# How far an action is that puts tags on: nothing but the ledger is written, or what had the tag before is remembered.
+_STARTED, _REMEMBERED = "started", "remembered"
 
 
 def labels_tagged(run: str, action: int) -> int:
@@ -26,16 +28,42 @@ def labels_tagged(run: str, action: int) -> int:
     )
 
 
-@collector.paused()
 def put_on(record: dict[str, Any], dataset: Any, name: str, action: int) -> None:
-    """Put the tag of an action on its labels and on their samples; what had it before is remembered."""
+    """Put the tag of an action on its labels and on their samples; what had it before is remembered.
+
+    That is written down first, for all of them: who goes on after a crash could not tell it any more.
+    """
+    _put_on(record, dataset, name, action, is_remembered=False)
+    dataset.reload()
+
+
+def writing(step: str = _STARTED) -> dict[str, Any]:
+    """What an action says of itself while its tags are put on."""
+    return {"step": step, **runs.sign_of_life()}
+
+
+def finish(record: dict[str, Any], dataset: Any) -> None:
+    """Put on the tags of actions whose process died before it had done so."""
+    unfinished = {"run": record["run"], "writing": {"$exists": True}, "undone_by": None}
+    for action in list(database.actions().find(unfinished)):
+        if not runs.is_alive(action["writing"]):
+            is_remembered = action["writing"]["step"] == _REMEMBERED
+            _put_on(record, dataset, action["selector"]["tag"], action["seq"], is_remembered)
+
+
+@collector.paused()
+def _put_on(record: dict[str, Any], dataset: Any, name: str, action: int, is_remembered: bool) -> None:
     path = label_type_of(record).list_path(record["staging_field"])
     samples, stamp = database.samples_of(dataset), Stamp.take(record["run"])
+    this = {"run": record["run"], "seq": action}
+    if not is_remembered:
+        for holders in _holders(record["run"], action):
+            _remember(record["run"], samples, path, name, action, list(holders))
+        database.actions().update_one(this, {"$set": {"writing": writing(_REMEMBERED)}})
     for holders in _holders(record["run"], action):
         ids = list(holders)
-        _remember(record["run"], samples, path, name, action, ids)
         samples.bulk_write(_changes("$addToSet", name, ids, ids, path, holders, stamp, samples))
-    dataset.reload()
+    database.actions().update_one(this, {"$unset": {"writing": ""}})
 
 
 def put_on_samples(

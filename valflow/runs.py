@@ -175,6 +175,11 @@ def is_alive(record: Record) -> bool:
     return (datetime.now(UTC) - aware(beat)).total_seconds() < DEAD_AFTER_SECONDS
 
 
+def sign_of_life() -> Record:
+    """That this process lives now, in the form that ``is_alive`` reads."""
+    return {"process": _this_process(), "heartbeat_at": database.now()}
+
+
 @contextmanager
 def heartbeat(fence: Fence) -> Iterator[None]:
     """Hold a run: keep saying that this process is alive, and fence its writes, for as long as the block runs."""

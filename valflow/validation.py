@@ -81,7 +81,7 @@ def conclude(
         "failed_checks": [c["title"] for c in failed],
         "failing_labels": sum(len(labels) for labels in refused.values()),
     }
-    changes = {
+    changes: dict[str, Any] = {
         "validation": {
             "passed": result["passed"],
             "checks": result["checks"],
@@ -98,9 +98,8 @@ def conclude(
             record, Event.VALIDATE, actor=actions.POLICY, figures=this_round, changes=changes
         )
     reason = "validation refused: " + "; ".join(_in_words(c) for c in failed if c["blocks"])
-    record = decisions.reopen(record, reason=reason, changes=changes)
-    actions.withdraw_failing(record["run"], refused)
-    return record
+    changes["action_seq"] = actions.withdraw_failing(record, refused)
+    return decisions.reopen(record, reason=reason, changes=changes)
 
 
 def output_folder(record: runs.Record) -> Path:

@@ -111,6 +111,8 @@ def write_marks(dataset: Any, config: Any, eval_key: str, images: Images, compar
     The fields must have been declared.
     """
     marks = database.connection()[MARKS]
+    of = f"{dataset._doc.id}/{eval_key}"
+    marks.delete_many({"of": of})  # left behind by an evaluation that was killed
     token = ObjectId()
     update: list[dict[str, Any]] = [
         {"$match": {"_id.token": token}},
@@ -126,7 +128,7 @@ def write_marks(dataset: Any, config: Any, eval_key: str, images: Images, compar
     ]
     try:
         for batch in _mark_batches(token, eval_key, images, comparison):
-            marks.insert_many(batch, ordered=False)
+            marks.insert_many([{**mark, "of": of} for mark in batch], ordered=False)
             marks.aggregate(update).close()
             marks.delete_many({"_id.token": token})
     finally:

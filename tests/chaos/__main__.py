@@ -1,0 +1,137 @@
+"""``python -m tests.chaos``: kills the pipeline at its writes, and says what was lost."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tests.chaos.driver import Trial
+
+
+def main() -> int:
+    """Run it; 0 when nothing was lost."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument(
+        "--kills", type=int, help="so many, sampled over all stages; without it at every write"
+    )
+    parser.add_argument("--seed", type=int, default=51)
+    parser.add_argument("--scenario", action="append", help="only this one; may be given again")
+    parser.add_argument("--twice", type=float, default=0.0, help="share of trials that are killed again")
+    parser.add_argument(
+        "--whole", type=float, default=0.2, help="share of trials played to the end in any case"
+    )
+    parser.add_argument("--json", type=Path, help="write the trials here")
+    options = parser.parse_args()
+    memory = Path("/dev/shm")
+    folder = Path(tempfile.mkdtemp(prefix="valflow-chaos-", dir=memory if memory.is_dir() else None))
+    try:
+        return _run(options, folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _run(options: argparse.Namespace, folder: Path) -> int:
+    from valflow.mongod import Mongod
+
+    for name in list(os.environ):
+        if name.startswith(("FIFTYONE_", "PREFECT_", "VALFLOW_")):
+            del os.environ[name]
+    with Mongod(folder / "db", cache_gb=0.5) as mongod:
+        os.environ.update(mongod.environment)
+        os.environ.update(_settings(folder))
+        trials = _trials(options, folder, mongod.uri)
+    for trial in trials:
+        if trial.problems:
+            print(f"\nLOST {trial}")
+            for problem in trial.problems[:6]:
+                print(f"    {problem}")
+    from tests.chaos.driver import table
+
+    print("\n" + "\n".join(table(trials)))
+    print(f"actions on record twice, the first without effect: {sum(t.repeated for t in trials)}")
+    if options.json:
+        options.json.write_text(json.dumps([_as_json(t) for t in trials], indent=1))
+    return int(any(t.problems for t in trials))
+
+
+def _settings(folder: Path) -> dict[str, str]:
+    return {
+        "DO_NOT_TRACK": "1",
+        "FIFTYONE_CONFIG_PATH": str(folder / "fiftyone" / "config.json"),
+        "FIFTYONE_DATABASE_NAME": "chaos",
+        "FIFTYONE_DEFAULT_DATASET_DIR": str(folder / "fiftyone" / "datasets"),
+        "FIFTYONE_DO_NOT_TRACK": "true",
+        "FIFTYONE_SHOW_PROGRESS_BARS": "false",
+        "MPLBACKEND": "Agg",
+        "PREFECT_HOME": str(folder / "prefect"),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "VALFLOW_HOME": str(folder / "home"),
+    }
+
+
+def _trials(options: argparse.Namespace, folder: Path, uri: str) -> list[Trial]:
+    """All trials, from a process that has everything imported, and no connection."""
+    import warnings
+
+    warnings.simplefilter("ignore")
+    import fiftyone.core.odm.database as connections
+    import fiftyone.utils.eval.coco  # noqa: F401 - imported at its first use otherwise, in every child
+    import great_expectations  # noqa: F401
+
+    from tests.chaos.driver import Lab, Target, sample_targets
+    from tests.chaos.scenarios import digits_config, scenarios
+    from valflow import inference
+
+    # Trained once, here.
+    inference.describe_model(digits_config(folder).model)
+    connections._disconnect()
+    gc.freeze()
+    lab = Lab(folder, uri, recover=lambda: None)
+    chosen = [s for s in scenarios(lab.files) if options.scenario is None or s.name in options.scenario]
+    before = {s.name: lab.undisturbed(s) for s in chosen}
+    plan: list[tuple[Any, Target]] = [(s, t) for s in chosen for t in before[s.name].targets()]
+    print(f"{len(plan)} places to die in {sum(len(w) for b in before.values() for w in b.writes)} writes")
+    if options.kills is not None:
+        wanted = sample_targets([t for _, t in plan], options.kills, options.seed)
+        kept = {id(t) for t in wanted}
+        plan = [(s, t) for s, t in plan if id(t) in kept]
+    chance, trials, start = random.Random(options.seed), [], time.monotonic()
+    for number, (scenario, target) in enumerate(plan, 1):
+        again = chance.randint(1, 60) if chance.random() < options.twice else None
+        whole = chance.random() < options.whole
+        trial = lab.trial(scenario, before[scenario.name], target, again=again, to_the_end=whole)
+        trials.append(trial)
+        if trial.problems or number % 25 == 0:
+            lost = sum(bool(t.problems) for t in trials)
+            print(
+                f"{number:>5} of {len(plan)}, {lost} lost, {time.monotonic() - start:.0f} s  {trial}",
+                flush=True,
+            )
+    return trials
+
+
+def _as_json(trial: Trial) -> dict[str, Any]:
+    return {
+        "scenario": trial.scenario,
+        "step": trial.step,
+        "stage": trial.stage,
+        "write": trial.target.write.as_json(),
+        "when": trial.target.when,
+        "killed": trial.killed,
+        "repeated": trial.repeated,
+        "problems": list(trial.problems),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
