@@ -18,7 +18,8 @@ from valflow import lots, runs
 from valflow.config import LabelingConfig, with_absolute_paths
 from valflow.errors import StaleAttempt
 from valflow.opening import Opened, open_run
-from valflow.states import Event
+from valflow.recovery import is_outage
+from valflow.states import STAGE_AFTER, Event
 from valflow.states import State as RunState
 
 HOME = "VALFLOW_HOME"
@@ -71,9 +72,9 @@ def holding(run: str) -> Iterator[None]:
 
 def _mark_failed(run: str, attempt: int, error: Exception) -> None:
     record = runs.load(run)
-    if record["attempt"] != attempt or record["state"] not in _CAN_FAIL:
+    if record["attempt"] != attempt or record["state"] not in STAGE_AFTER:
         return
-    reason, stage = _reason(error), _STAGE_AFTER[record["state"]]
+    reason, stage = _reason(error), STAGE_AFTER[RunState(record["state"])]
     runs.transition(
         record,
         Event.FAIL,
@@ -83,6 +84,8 @@ def _mark_failed(run: str, attempt: int, error: Exception) -> None:
             "failed_from": record["state"],
             "failed_stage": stage,
             "error": reason[:2000],
+            # What an outage broke off is tried again without anybody's help.
+            "failure": "outage" if is_outage(error) else "error",
         },
     )
     emit("failed", record, {"stage": stage, "reason": reason[:500]})
@@ -90,13 +93,3 @@ def _mark_failed(run: str, attempt: int, error: Exception) -> None:
 
 def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
-
-
-_STAGE_AFTER = {
-    RunState.CREATED.value: "infer",
-    RunState.PREDICTED.value: "triage",
-    RunState.REVIEWED.value: "validate",
-    RunState.VALIDATED.value: "finalize",
-    RunState.FINALIZING.value: "finalize",
-}
-_CAN_FAIL = frozenset(_STAGE_AFTER)

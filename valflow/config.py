@@ -31,6 +31,7 @@ Flag = Annotated[bool, Field(strict=True)]
 _DURATION = re.compile(r"([1-9][0-9]*)([dhms])")
 _SECONDS_PER = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 LONGEST_DURATION = timedelta(days=3650)
+DEFAULT_ATTEMPTS = 3
 
 
 def duration(text: object) -> timedelta:
@@ -201,6 +202,9 @@ class ReviewConfig(Section):
     remind_after: Duration | None = Field(
         None, description="Tell again that the run waits, each time after this long (2d, 12h); empty: never"
     )
+    discard_after: Duration | None = Field(
+        None, description="Discard the run when nobody worked on its review for this long (30d); empty: never"
+    )
     checklist: list[ChecklistItem] = Field(["spot_check"], description="Evidence that finalization demands")
     completeness: CompletenessConfig | None = Field(
         None, description="Random images to be searched for missing objects; empty asks for none"
@@ -273,6 +277,9 @@ class LabelingConfig(Section):
     shard_size: Count | None = Field(None, description="Samples per shard; empty chooses")
     max_failed_share: Share = Field(
         0.05, description="More failed samples than this stop the run before the review"
+    )
+    max_attempts: Count = Field(
+        DEFAULT_ATTEMPTS, le=100, description="Times that a stage whose process died is continued by itself"
     )
     approval: ApprovalConfig = Field(
         default_factory=FixedApproval, description="Which labels skip the review"

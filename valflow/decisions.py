@@ -113,8 +113,13 @@ def submit_by_policy(run: str) -> runs.Record:
     return submit(run, Decision(decision, actions.POLICY, note, via=actions.POLICY))
 
 
-def discard(run: str, decision: Decision) -> runs.Record:
+def discard(run: str, decision: Decision, condition: dict[str, Any] | None = None) -> runs.Record:
     """End a run without labels; its predictions stay in the ledger.
+
+    Args:
+        run: its key.
+        decision: who ends it, and why.
+        condition: what must still hold of its record.
 
     Raises:
         IllegalTransition: the run has ended, or is already being finalized.
@@ -125,6 +130,7 @@ def discard(run: str, decision: Decision) -> runs.Record:
         Event.DISCARD,
         actor=decision.reviewer,
         note=decision.note,
+        condition=condition,
         changes={
             "decision": _as_document(decision, record),
             "heartbeat_at": None,
@@ -145,7 +151,10 @@ def _figures_at_the_end(record: runs.Record) -> dict[str, Any]:
 
 
 def drop_staging(record: runs.Record) -> None:
-    """Remove the review field of a run that has ended; already gone is fine."""
+    """Remove the review field of a run that has ended; already gone is fine, and so is another run that uses it."""
+    now = runs.find_open(record["dataset_id"], record["label_field"])
+    if now is not None and now["run"] != record["run"]:
+        return
     try:
         dataset = database.dataset_of(record)
     except DatabaseError:

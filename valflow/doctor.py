@@ -11,12 +11,13 @@ import tomllib
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from valflow import __version__, homes, mongod, notifications, prefect_api, review_app, worker
+from valflow import __version__, homes, mongod, notifications, prefect_api, recovery, review_app, worker
 from valflow.config import LabelingConfig, PythonModelConfig
+from valflow.database import RUNS
 from valflow.errors import ConfigError, StackError
 from valflow.processes import is_port_taken
 from valflow.schedules import POOL, REMIND_REVIEWER
@@ -72,6 +73,32 @@ def diagnose(home: Path | None = None, config: LabelingConfig | None = None) -> 
     if config is not None:
         findings.append(_model(home, config))
     return findings
+
+
+def stopped_runs() -> list[Finding]:
+    """Runs that stopped without having ended, each with what would be done about it."""
+    from pymongo import MongoClient
+
+    uri = mongod.configured_uri() or next(iter(mongod.embedded_uris()), None)
+    if uri is None or mongod.server_version(uri, timeout=3.0) is None:
+        return []
+    try:
+        api = prefect_api.api_url()
+    except StackError:
+        api = None
+    client: MongoClient[dict[str, Any]] = MongoClient(uri, serverSelectionTimeoutMS=3000)
+    with client:
+        records = client[os.environ.get("FIFTYONE_DATABASE_NAME", "fiftyone")][RUNS]
+        steps = recovery.look(records, api)
+    if not steps:
+        return [Finding("runs", True, "none has stopped without having ended")]
+    return [Finding("runs", False, f"run {step.run}: {step.why}", _remedy(step)) for step in steps]
+
+
+def _remedy(step: recovery.Step) -> str:
+    if not step.is_automatic:
+        return step.remedy
+    return f"`valflow doctor --fix`, or the recovery of `valflow up`, does it: {step.in_words}"
 
 
 def _python() -> Finding:

@@ -301,6 +301,8 @@ def _write_batch(
     sample_ids: Sequence[ObjectId],
     predictions: Sequence[Prediction],
 ) -> dict[str, int]:
+    # The model may have taken long: somebody else may be at work by now.
+    runs.require(runs.fence_of(record), State.CREATED)
     classes = None if config.classes is None else frozenset(config.classes)
     outcomes: list[tuple[ObjectId, str, str | None]] = []
     failed: list[ObjectId] = []

@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -49,6 +50,8 @@ class FlowRunState:
     kind: str  # SCHEDULED PENDING RUNNING PAUSED COMPLETED FAILED CRASHED CANCELLED CANCELLING
     name: str  # finer: Suspended, Late, Resuming, …
     message: str | None = None
+    since: datetime | None = None
+    is_deployed: bool = False  # so that a worker can start it again
 
     @property
     def is_waiting(self) -> bool:
@@ -109,7 +112,11 @@ def server_version(api: str | None = None) -> str:
 
 
 def trigger(
-    config: LabelingConfig | Mapping[str, Any], *, name: str | None = None, api: str | None = None
+    config: LabelingConfig | Mapping[str, Any],
+    *,
+    name: str | None = None,
+    api: str | None = None,
+    idempotency_key: str | None = None,
 ) -> str:
     """Ask for a run of the deployment, now.
 
@@ -117,6 +124,7 @@ def trigger(
         config: the run's configuration, its folders absolute.
         name: readable name of the flow run.
         api: address of the API; None finds it.
+        idempotency_key: of requests with the same one only the first makes a flow run.
 
     Returns:
         The flow run's id.
@@ -129,7 +137,7 @@ def trigger(
     body: dict[str, Any] = {
         "parameters": {"config": values},
         # Prefect makes one run per key, so that a repeated request after a 503 cannot start two.
-        "idempotency_key": str(uuid.uuid4()),
+        "idempotency_key": idempotency_key or str(uuid.uuid4()),
     }
     if name:
         body["name"] = name
@@ -182,11 +190,47 @@ def flow_run_state(flow_run_id: str, *, api: str | None = None) -> FlowRunState:
     Raises:
         StackError: no server answers, or it does not know the run.
     """
+    state = find_flow_run(flow_run_id, api=api)
+    if state is None:
+        raise StackError(f"the Prefect server at {api or api_url()} knows no flow run {flow_run_id}")
+    return state
+
+
+def find_flow_run(flow_run_id: str, *, api: str | None = None) -> FlowRunState | None:
+    """The state of a flow run, None where the server does not know it.
+
+    Raises:
+        StackError: no server answers.
+    """
     answer = call("GET", f"/flow_runs/{flow_run_id}", api=api, accept={404})
     if answer.status_code == 404:
-        raise StackError(f"the Prefect server at {api or api_url()} knows no flow run {flow_run_id}")
-    state = answer.json().get("state") or {"type": "PENDING", "name": "Pending"}
-    return FlowRunState(state["type"], state["name"], state.get("message"))
+        return None
+    run = answer.json()
+    state = run.get("state") or {"type": "PENDING", "name": "Pending"}
+    since = datetime.fromisoformat(state["timestamp"]) if state.get("timestamp") else None
+    return FlowRunState(
+        state["type"], state["name"], state.get("message"), since, run["deployment_id"] is not None
+    )
+
+
+def retry(flow_run_id: str, *, api: str | None = None) -> None:
+    """Let a worker start a flow run of a deployment again, whatever state it is in; it walks from the top.
+
+    Raises:
+        StackError: no server answers, or it does not take it.
+    """
+    state = {
+        "type": "SCHEDULED",
+        "name": "AwaitingRetry",
+        "message": "Its process died; started again by valflow",
+        "state_details": {"scheduled_time": datetime.now(UTC).isoformat()},
+    }
+    answer = call(
+        "POST", f"/flow_runs/{flow_run_id}/set_state", {"state": state, "force": True}, api=api
+    ).json()
+    if answer["status"] != "ACCEPT":
+        reason = (answer.get("details") or {}).get("reason")
+        raise StackError(f"Prefect does not start flow run {flow_run_id} again: {answer['status']}, {reason}")
 
 
 def wait_for(

@@ -63,10 +63,12 @@ def promote(record: runs.Record, dataset: Any, progress: Progress | None = None)
     _note_fields_that_exist(record, dataset)
     for start in range(0, len(targets), BATCH):
         batch = targets[start : start + BATCH]
+        runs.require(runs.fence_of(record), State.FINALIZING)
         _promote_batch(record, dataset, batch[0], batch[-1])
         if progress is not None:
             progress(len(batch))
     verification = _verify(record, dataset)
+    runs.require(runs.fence_of(record), State.FINALIZING)
     drop_staging(record)
     dataset.reload()
     dataset.sync_last_modified_at()
@@ -205,17 +207,16 @@ def _promote_batch(record: runs.Record, dataset: Any, first: ObjectId, last: Obj
     # Most samples have no labels to compare with.
     fresh = {"_cls": {"$literal": label_type.field_class}, label_type.list_name: "$$new.labels"}
     value = {"$cond": [{"$gt": [f"${name}", None]}, {"$mergeObjects": [f"${name}", merged]}, fresh]}
+    wanted = {
+        "run": record["run"],
+        "sample_id": {"$gte": first, "$lte": last},
+        "frozen.token": record["frozen"]["token"],
+        "frozen.labels.0": {"$exists": True},
+    }
     database.run_to_end(
-        database.ledger().aggregate(
+        database.runs().aggregate(
             [
-                {
-                    "$match": {
-                        "run": record["run"],
-                        "sample_id": {"$gte": first, "$lte": last},
-                        "frozen.token": record["frozen"]["token"],
-                        "frozen.labels.0": {"$exists": True},
-                    }
-                },
+                *runs.while_held(runs.fence_of(record), State.FINALIZING, wanted),
                 {"$project": {"_id": "$sample_id", "labels": "$frozen.labels"}},
                 {
                     "$merge": {

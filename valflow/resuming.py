@@ -23,8 +23,13 @@ class Resumed:
     message: str
 
 
-def resume_decided(record: runs.Record) -> Resumed:
-    """Resume the suspended flow run of a decided run; the decision is kept whatever happens here."""
+def resume_decided(record: runs.Record, api: str | None = None) -> Resumed:
+    """Resume the suspended flow run of a decided run; the decision is kept whatever happens here.
+
+    Args:
+        record: the run.
+        api: address of Prefect's API; None finds it.
+    """
     decision, flow_run = record["decision"], record.get("suspended_in")
     again = f"`valflow {decision['decision']} {record['run']}`"
     if not flow_run:
@@ -33,13 +38,13 @@ def resume_decided(record: runs.Record) -> Resumed:
         )
     answer = {k: decision[k] or "" for k in ("decision", "reviewer", "note", "override", "digest")}
     try:
-        state = prefect_api.flow_run_state(flow_run)
+        state = prefect_api.flow_run_state(flow_run, api=api)
         if state.is_final:
             ended = (
                 f"The decision is recorded; the Prefect run ended as {state.name}: {record['prefect_url']}"
             )
             return Resumed("in_process", f"{ended}. {again} goes on from here.")
-        outcome = prefect_api.resume(flow_run, answer)
+        outcome = prefect_api.resume(flow_run, answer, api=api)
     except StackError as error:
         return Resumed(
             "unreachable",

@@ -14,7 +14,7 @@ from bson import ObjectId
 
 from valflow import actions, database, runs
 from valflow.decisions import SHORTEST_DIGEST
-from valflow.errors import RollbackRefused
+from valflow.errors import RollbackRefused, RunBusy
 from valflow.evaluation.storing import remove_evaluation
 from valflow.label_types import label_type_of
 from valflow.ledger import Expression
@@ -85,12 +85,12 @@ def roll_back(
     if not reviewer.strip():
         raise RollbackRefused("a rollback needs the name of who does it: --reviewer NAME or VALFLOW_REVIEWER")
     record = runs.load(run)
-    dataset = database.dataset_of(record)
     if record["state"] != State.ROLLING_BACK.value:
         _require(record, State.FINALIZED)
-        found = _describe(record, dataset, including_edited)
+        _require_free(record)
+        found = _describe(record, database.dataset_of(record), including_edited)
         _check_digest(found, digest)
-        record = runs.transition(
+        runs.transition(
             record,
             Event.BEGIN_ROLLBACK,
             actor=reviewer,
@@ -107,16 +107,41 @@ def roll_back(
                 }
             },
         )
-    _remove_labels(record, dataset)
-    _remove_traces(record, dataset)
-    left = _count(record, dataset)
-    return runs.transition(
-        record,
-        Event.ROLL_BACK,
-        actor=record["rollback"]["reviewer"],
-        figures={"left": left},
-        changes={"rollback.left": left},
-    )
+    return go_on(record["run"])
+
+
+def go_on(run: str) -> runs.Record:
+    """Finish a rollback that was begun; harmless when repeated.
+
+    Raises:
+        RunBusy: a living process is at it.
+        RollbackRefused: none was begun.
+    """
+    with runs.holding(run) as record:
+        if record["state"] != State.ROLLING_BACK.value:
+            raise RollbackRefused(f"run {run} is {record['state']}; no rollback of it was broken off")
+        dataset = database.dataset_of(record)
+        _remove_labels(record, dataset)
+        runs.require(runs.fence_of(record), State.ROLLING_BACK)
+        _remove_traces(record, dataset)
+        left = _count(record, dataset)
+        return runs.transition(
+            record,
+            Event.ROLL_BACK,
+            actor=record["rollback"]["reviewer"],
+            figures={"left": left},
+            changes={"rollback.left": left},
+        )
+
+
+def _require_free(record: runs.Record) -> None:
+    """Refuse while the run is still evaluated, exported or reported."""
+    if runs.is_alive(record):
+        raise RunBusy(
+            f"run {record['run']} is final, but process {record['process']} still evaluates or exports it; "
+            "roll it back when that is done",
+            record["run"],
+        )
 
 
 def _require(record: runs.Record, state: State) -> None:
@@ -219,6 +244,7 @@ def _remove_labels(record: runs.Record, dataset: Any) -> None:
     samples: list[ObjectId] = [d["sample_id"] for d in cursor]
     for start in range(0, len(samples), BATCH):
         part = samples[start : start + BATCH]
+        runs.require(runs.fence_of(record), State.ROLLING_BACK)
         _remove_batch(record, dataset, part[0], part[-1])
 
 
@@ -233,10 +259,11 @@ def _remove_batch(record: runs.Record, dataset: Any, first: ObjectId, last: Obje
     value = {"$cond": [bare, "$$REMOVE", {"$mergeObjects": [f"${name}", {label_type.list_name: kept}]}]}
     # A sample on which nothing is left to remove is not touched.
     concerned = {"$gt": [{"$size": {"$ifNull": [path, []]}}, {"$size": kept}]}
+    wanted = {**_finalized(record), "sample_id": {"$gte": first, "$lte": last}}
     database.run_to_end(
-        database.ledger().aggregate(
+        database.runs().aggregate(
             [
-                {"$match": {**_finalized(record), "sample_id": {"$gte": first, "$lte": last}}},
+                *runs.while_held(runs.fence_of(record), State.ROLLING_BACK, wanted),
                 {"$project": {"_id": "$sample_id", "labels": "$frozen.labels", "had_field": "$had_field"}},
                 {
                     "$merge": {

@@ -199,6 +199,49 @@ def heartbeat(fence: Fence) -> Iterator[None]:
         release(fence)
 
 
+@contextmanager
+def holding(run: str) -> Iterator[Record]:
+    """Claim a run for this process and hold it for as long as the block runs; yields its record.
+
+    Raises:
+        RunBusy: another process that is alive holds it, or another thread of this one.
+    """
+    if run in _held:
+        raise RunBusy(f"run {run} is being worked on by this very process", run)
+    record = claim(run)
+    with heartbeat(Fence(record["run"], record["attempt"])):
+        yield record
+
+
+def require(fence: Fence, state: State) -> None:
+    """Refuse to go on where the run is somebody else's by now; asked before each bulk write.
+
+    Raises:
+        StaleAttempt: another process has taken the run over, or it has left the state.
+    """
+    holds = {"run": fence.run, "attempt": fence.attempt, "state": state.value}
+    if database.runs().count_documents(holds, limit=1) == 0:
+        now = load(fence.run)
+        raise StaleAttempt(
+            f"run {fence.run} is {now['state']} in attempt {now['attempt']} by now; this process, which worked on "
+            f"attempt {fence.attempt} in {state.value}, stops here and writes nothing more"
+        )
+
+
+def while_held(fence: Fence, state: State, match: Record) -> list[Record]:
+    """The first stages of a pipeline over the run records that yields ledger documents.
+
+    None where the run is somebody else's by now, or has left the state: looked at on the server, in the very
+    operation that writes, so that a process which was given up for dead can wake up at any moment.
+    """
+    return [
+        {"$match": {"run": fence.run, "attempt": fence.attempt, "state": state.value}},
+        {"$lookup": {"from": database.LEDGER, "pipeline": [{"$match": match}], "as": "document"}},
+        {"$unwind": "$document"},
+        {"$replaceRoot": {"newRoot": "$document"}},
+    ]
+
+
 def transition(
     record: Record,
     event: Event,
@@ -271,13 +314,36 @@ def update(fence: Fence, changes: Record) -> None:
         raise StaleAttempt(f"run {fence.run} was taken over by another process; nothing was written")
 
 
-def note(run: str, event: str, *, actor: str, text: str, figures: Record | None = None) -> None:
-    """Add to the history of a run without changing its state."""
-    database.runs().update_one(
-        {"run": run},
+def note(
+    run: str,
+    event: str,
+    *,
+    actor: str,
+    text: str,
+    figures: Record | None = None,
+    changes: Record | None = None,
+    condition: Record | None = None,
+) -> bool:
+    """Add to the history of a run without changing its state.
+
+    Args:
+        run: its key.
+        event: what happened.
+        actor: a person's name, ``policy`` or ``system``.
+        text: why, in words.
+        figures: numbers worth keeping.
+        changes: further fields to set in the same update.
+        condition: further conditions on the record.
+
+    Returns:
+        False where a condition did not hold, and nothing was written.
+    """
+    done = database.runs().update_one(
+        {"run": run, **(condition or {})},
         [
             {
                 "$set": {
+                    **{name: {"$literal": value} for name, value in (changes or {}).items()},
                     "history": {
                         "$concatArrays": [
                             "$history",
@@ -293,11 +359,12 @@ def note(run: str, event: str, *, actor: str, text: str, figures: Record | None 
                                 }
                             ],
                         ]
-                    }
+                    },
                 }
             }
         ],
     )
+    return done.matched_count == 1
 
 
 def mark_told(record: Record, mark: str, **condition: Any) -> bool:

@@ -33,6 +33,7 @@ from valflow.homes import Database, Record, environment, home, read_record, stat
 from valflow.leash import end_processes
 from valflow.mongod import Mongod, configured_uri, embedded_uris, without_password
 from valflow.processes import Child, free_port, is_port_taken, marked_processes
+from valflow.reaper import EVERY, Reaper
 from valflow.waiting import Waiting
 from valflow.worker import POLL, Worker
 
@@ -130,6 +131,10 @@ class Stack:
         """See ``stack.environment``."""
         return dict(self._record.addresses)
 
+    def find_database(self) -> str | None:
+        """Address of the database; FiftyOne's embedded one starts late, and comes back on another port."""
+        return self.environment.get("FIFTYONE_DATABASE_URI") or next(iter(embedded_uris()), None)
+
     # -- life
 
     def start(self) -> Stack:
@@ -209,6 +214,18 @@ class Stack:
                 child.start()
                 self.say(f"{_now()} {name} is back")
             meanwhile()
+
+    def reaper(self, every: float = EVERY) -> Reaper:
+        """What looks after the runs of dead processes, for as long as its block runs."""
+        return Reaper(
+            self.find_database,
+            self.api_url,
+            lambda line: self.say(f"{_now()} {line}"),
+            env=self._child_environment(),
+            cwd=self.home,
+            token=self.token,
+            every=every,
+        )
 
     # -- children
 
@@ -399,7 +416,8 @@ def up(
         with stack:
             say(f"logs     {stack.logs}")
             say("Stop with Ctrl-C.")
-            stack.supervise(threading.Event(), meanwhile=_announcer(stack, say))
+            with stack.reaper():
+                stack.supervise(threading.Event(), meanwhile=_announcer(stack, say))
     except KeyboardInterrupt:
         say("stopped")
     finally:
@@ -411,12 +429,7 @@ def _announcer(stack: Stack, say: Callable[[str], None]) -> Callable[[], None]:
     """Says which runs wait and where."""
     if stack.app_url is None:
         return lambda: None
-    uri = stack.environment.get("FIFTYONE_DATABASE_URI")
-
-    def address() -> str | None:
-        return uri or next(iter(embedded_uris()), None)
-
-    return Waiting(address, stack.app_url, say).look
+    return Waiting(stack.find_database, stack.app_url, say).look
 
 
 def _code_folder() -> list[str]:

@@ -84,6 +84,15 @@ _ORDER = (
     State.FINALIZED,
 )
 
+# What a run in this state has before it, and what has failed where it fails.
+STAGE_AFTER = {
+    State.CREATED: "infer",
+    State.PREDICTED: "triage",
+    State.REVIEWED: "validate",
+    State.VALIDATED: "finalize",
+    State.FINALIZING: "finalize",
+}
+
 # The words of the guide to this workflow, which people know from the App.
 SHOWN_AS = {
     State.CREATED: "Generating",

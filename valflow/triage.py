@@ -20,6 +20,7 @@ def thresholds_of(config: LabelingConfig) -> dict[str, Any]:
 def begin_triage(record: runs.Record, dataset: Any) -> None:
     """Take back what a triage that died had decided, and remember what everything else looks like."""
     if not is_past(record["state"], State.IN_REVIEW):
+        runs.require(runs.fence_of(record), State.PREDICTED)
         ledger.undecide_all(record["run"])
         take_fingerprints(record, dataset)
 

@@ -261,7 +261,7 @@ class TestJson:
 
     def test_doctor(self, valflow: Call) -> None:
         answer = valflow("doctor", "--json")
-        assert answer.document.keys() == {"healthy", "findings"}
+        assert answer.document.keys() == {"healthy", "findings", "mended"}
         assert answer.code == (0 if answer.document["healthy"] else 1)
 
     def test_runs_of_a_dataset_without_any(self, valflow: Call) -> None:

@@ -315,7 +315,7 @@ class TestRepetition:
             assert inference.infer_shard(run, 0) == {"labelled": 0, "empty": 0, "failed": 0}
         else:
             monkeypatch.setattr(inference, "_write_batch", discard_at_the_second)
-            with pytest.raises(StaleAttempt, match="is DISCARDED by now; its inference stops here"):
+            with pytest.raises(StaleAttempt, match="is DISCARDED in attempt 1 by now"):
                 inference.infer_shard(run, 0)
         assert inference.finish_inference(runs.load(run))["state"] == "DISCARDED"
         dataset.reload()

@@ -169,7 +169,6 @@ def _hide_tracebacks() -> None:
 def _see_through(run: str, *, wait: bool, debug: bool) -> Result:
     """Continue a decided run where it lives: the suspended Prefect run, or else this process."""
     from valflow import runs
-    from valflow.config import LabelingConfig
 
     record = runs.load(run)
     if record.get("suspended_in") and _resume(record):
@@ -179,9 +178,17 @@ def _see_through(run: str, *, wait: bool, debug: bool) -> Result:
             )
         return _wait(run)
     _say("continuing in this process")
-    config = LabelingConfig.model_validate(record["config"]).model_copy(update={"run_key": run})
-    result = _run_here(config, debug)
+    result = go_on_here(run, debug)
     return _judged(result, runs.load(run))
+
+
+def go_on_here(run: str, debug: bool) -> Result:
+    """Let the flow go on with a run in this process."""
+    from valflow import runs
+    from valflow.config import LabelingConfig
+
+    config = LabelingConfig.model_validate(runs.load(run)["config"]).model_copy(update={"run_key": run})
+    return _run_here(config, debug)
 
 
 def _resume(record: dict[str, Any]) -> bool:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from valflow.cli.result import Result, text_table
-from valflow.errors import ConfigError, IllegalTransition
+from valflow.errors import ConfigError, IllegalTransition, StackError
 
 
 def init(options: Any) -> Result:
@@ -115,17 +116,33 @@ def up(options: Any) -> Result:
 def doctor(options: Any) -> Result:
     """`valflow doctor`."""
     from valflow.config import load_config
-    from valflow.doctor import diagnose
+    from valflow.doctor import diagnose, stopped_runs
     from valflow.homes import home
 
     config = load_config(options.config) if options.config else None
     findings = diagnose(home(), config)
-    lines = []
+    mended = list(_mend(options)) if options.fix else []
+    findings += stopped_runs()
+    lines = [f"[..] {line}" for line in mended]
     for finding in findings:
         lines.append(f"[{'ok' if finding.ok else '!!'}] {finding.check}: {finding.detail}")
         if not finding.ok:
             lines.append(f"     {finding.remedy}")
     healthy = all(f.ok for f in findings)
     return Result(
-        "\n".join(lines), {"healthy": healthy, "findings": [asdict(f) for f in findings]}, 0 if healthy else 1
+        "\n".join(lines),
+        {"healthy": healthy, "findings": [asdict(f) for f in findings], "mended": mended},
+        0 if healthy else 1,
     )
+
+
+def _mend(options: Any) -> Iterator[str]:
+    """Continue what stopped: in Prefect, or in this process where no server is known."""
+    from valflow import prefect_api, recovery
+    from valflow.cli.lifecycle import go_on_here
+
+    try:
+        api = prefect_api.api_url()
+    except StackError:
+        api = None
+    yield from recovery.mend(api, lambda run: go_on_here(run, options.debug))

@@ -264,6 +264,7 @@ def _add_by_the_clock(add: Add) -> None:
 
     doctor = add("doctor", operations.doctor, "check database, Prefect, versions, ports and folders")
     doctor.add_argument("--config", metavar="CONFIG", help="check the model of this configuration too")
+    doctor.add_argument("--fix", action="store_true", help="continue the runs whose process died")
 
 
 def _run(parser: argparse.ArgumentParser) -> None:

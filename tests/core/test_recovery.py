@@ -1,0 +1,334 @@
+"""What stopped without having ended goes on from its record: once, a few times at most, and on record."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from pymongo.errors import AutoReconnect
+
+from tests.builders import counts, labels_in, make_dataset, make_run
+from valflow import database, decisions, promotion, recovery, rolling_back, runs
+from valflow.errors import PromotionError, RunBusy, StackError, StaleAttempt
+from valflow.prefect_api import FlowRunState
+
+LONG_AGO = timedelta(hours=1)
+DEAD = {"process": "elsewhere:1"}
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Any:
+    return make_dataset(tmp_path)
+
+
+def orphan(run: str, **changes: Any) -> runs.Record:
+    """As a process leaves a run that was killed long ago."""
+    past = database.now() - LONG_AGO
+    left = {"heartbeat_at": past, "updated_at": past, **DEAD, **changes}
+    database.runs().update_one({"run": run}, {"$set": left})
+    return runs.load(run)
+
+
+def flow(kind: str, *, ago: timedelta = LONG_AGO, deployed: bool = True, name: str = "") -> FlowRunState:
+    return FlowRunState(kind, name or kind.title(), None, datetime.now(UTC) - ago, deployed)
+
+
+def steps_of(run: str, api: str | None = None, now: datetime | None = None) -> list[recovery.Step]:
+    return [s for s in recovery.look(database.runs(), api, now) if s.run == run]
+
+
+def plan(record: runs.Record, flow_run: FlowRunState | None = None, **options: Any) -> recovery.Step | None:
+    return recovery.plan(record, flow_run, datetime.now(UTC), **options)
+
+
+JUST_NOW = timedelta(seconds=5)
+RELEASED = {"heartbeat_at": None}
+
+
+@pytest.mark.parametrize(
+    ("state", "left", "flow_run", "kind"),
+    [
+        pytest.param("CREATED", {}, None, "go_on", id="killed-in-inference"),
+        pytest.param("PREDICTED", {}, None, "go_on", id="killed-before-triage"),
+        pytest.param("REVIEWED", {}, None, "go_on", id="killed-in-validation"),
+        pytest.param("VALIDATED", {}, None, "go_on", id="killed-before-finalization"),
+        pytest.param("CREATED", RELEASED, None, None, id="interrupted-by-a-person"),
+        pytest.param("REVIEWED", RELEASED, None, None, id="decided-and-no-flow-run-waits"),
+        pytest.param("CREATED", {}, flow("CRASHED"), "go_on", id="crashed-in-prefect"),
+        pytest.param("CREATED", RELEASED, flow("CRASHED"), "go_on", id="crashed-after-an-orderly-release"),
+        pytest.param("CREATED", RELEASED, flow("RUNNING"), "go_on", id="hangs-in-running"),
+        pytest.param("CREATED", RELEASED, flow("PENDING"), "go_on", id="hangs-in-pending"),
+        pytest.param("CREATED", {}, flow("RUNNING", ago=JUST_NOW), None, id="just-started"),
+        pytest.param("CREATED", {}, flow("SCHEDULED"), None, id="waits-for-a-worker"),
+        pytest.param("CREATED", {}, flow("CANCELLED"), None, id="cancelled-by-a-person"),
+        pytest.param("CREATED", RELEASED, flow("RUNNING", deployed=False), None, id="no-worker-can-start-it"),
+        pytest.param("IN_REVIEW", RELEASED, None, None, id="waits-without-prefect"),
+        pytest.param("IN_REVIEW", RELEASED, flow("PAUSED"), None, id="suspended"),
+        pytest.param("IN_REVIEW", {}, None, None, id="killed-while-it-waited"),
+        pytest.param("IN_REVIEW", {}, flow("CRASHED"), "go_on", id="died-before-it-was-suspended"),
+        pytest.param("IN_REVIEW", RELEASED, flow("FAILED"), "go_on", id="could-not-be-suspended"),
+        pytest.param("REVIEWED", RELEASED, flow("PAUSED"), "resume", id="decided-and-prefect-not-told"),
+        pytest.param("DISCARDED", RELEASED, flow("PAUSED"), "resume", id="discarded-and-prefect-not-told"),
+        pytest.param("DISCARDED", {}, flow("CRASHED"), None, id="discarded-and-over"),
+        pytest.param("FAILED", {}, None, None, id="failed-by-itself"),
+        pytest.param("FAILED", {"failure": "outage"}, None, "go_on", id="failed-in-an-outage"),
+        pytest.param("FINALIZED", {}, flow("CRASHED"), "go_on", id="killed-in-the-evaluation"),
+    ],
+)  # fmt: skip
+def test_what_is_to_be_done(
+    dataset: Any, state: str, left: dict[str, Any], flow_run: FlowRunState | None, kind: str | None
+) -> None:
+    record = orphan(make_run(dataset, state), flow_run_id=str(uuid.uuid4()), **left)
+    step = plan(record, flow_run)
+    assert (step and step.kind) == kind
+    if step is not None:
+        assert (step.attempt, step.most) == (1, 3)
+        assert plan(record, flow_run, prefect_answers=False) is None, "what Prefect knows is needed for this"
+
+
+def test_right_after_the_decision_the_decider_resumes(dataset: Any) -> None:
+    record = orphan(make_run(dataset, "REVIEWED"), updated_at=database.now())
+    assert plan(record, flow("PAUSED")) is None
+
+
+def test_a_living_process_is_left_alone(dataset: Any) -> None:
+    run = make_run(dataset, "CREATED")
+    database.runs().update_one({"run": run}, {"$set": {**DEAD, "heartbeat_at": database.now()}})
+    assert steps_of(run) == []
+
+
+def test_it_goes_on_from_its_record(dataset: Any) -> None:
+    run = make_run(dataset, "VALIDATED")
+    orphan(run)
+    [step] = steps_of(run)
+    said = recovery.carry_out(step, None, lambda key: promotion.promote(runs.load(key), dataset))
+    assert "FINALIZED" in said
+    assert "attempt 1 of 3" in said
+    assert len(labels_in(dataset, "auto")) == 6
+    entry = next(h for h in runs.load(run)["history"] if h["event"] == "recover")
+    assert entry["actor"] == "system"
+    assert "elsewhere:1 died" in entry["note"]
+
+
+def test_looking_writes_nothing(dataset: Any) -> None:
+    run = make_run(dataset, "VALIDATED")
+    before = orphan(run)
+    assert steps_of(run)
+    assert runs.load(run) == before
+
+
+def test_of_many_at_once_one_does_it(dataset: Any) -> None:
+    run = make_run(dataset, "VALIDATED")
+    orphan(run)
+    [step] = steps_of(run)
+    done: list[str] = []
+    with ThreadPoolExecutor(6) as pool:
+        said = list(pool.map(lambda _: recovery.carry_out(step, None, done.append), range(6)))
+    assert done == [run]
+    assert sum("left alone" in line for line in said) == 5
+    assert [h["event"] for h in runs.load(run)["history"]].count("recover") == 1
+
+
+def test_a_process_that_wakes_up_in_between_wins(dataset: Any) -> None:
+    run = make_run(dataset, "VALIDATED")
+    orphan(run)
+    [step] = steps_of(run)
+    promotion.promote(runs.load(run), dataset)
+    done: list[str] = []
+    assert "left alone" in recovery.carry_out(step, None, done.append)
+    assert done == []
+
+
+class TestAttempts:
+    def test_are_counted_and_spaced_and_end(self, dataset: Any) -> None:
+        run = make_run(dataset, "VALIDATED", max_attempts=2)
+        orphan(run)
+        now, kinds = datetime.now(UTC), []
+        for _ in range(3):
+            [step] = steps_of(run, now=now)
+            kinds.append((step.kind, step.attempt))
+            said = recovery.carry_out(step, None, lambda run: None)
+            assert steps_of(run) == []
+            now += timedelta(minutes=10)
+        assert kinds == [("go_on", 1), ("go_on", 2), ("give_up", 0)]
+        assert f"`valflow finalize {run}` goes on" in said
+        record = runs.load(run)
+        assert (record["state"], record["failed_from"], record["failed_stage"]) == (
+            "FAILED",
+            "VALIDATED",
+            "finalize",
+        )
+        assert [h["event"] for h in record["history"]][-4:] == ["recover", "recover", "give_up", "fail"]
+        assert steps_of(run, now=now) == []
+
+    def test_progress_begins_a_new_count(self, dataset: Any) -> None:
+        run = make_run(dataset, "VALIDATED")
+        spent = {"stage": ["REVIEWED", 1], "attempts": 3, "at": database.now(), "given_up": False}
+        record = orphan(run, recovery=spent)
+        step = plan(record)
+        assert step is not None
+        assert (step.kind, step.attempt) == ("go_on", 1)
+
+    def test_what_cannot_fail_is_told(self, dataset: Any) -> None:
+        run = make_run(dataset)
+        given_up = {"stage": ["IN_REVIEW", 1], "attempts": 3, "at": database.now(), "given_up": True}
+        step = plan(orphan(run, recovery=given_up, flow_run_id=str(uuid.uuid4())), flow("CRASHED"))
+        assert step is not None
+        assert (step.kind, step.is_automatic) == ("tell", False)
+        assert run in recovery.carry_out(step, None)
+
+
+class TestRollback:
+    def test_half_done_is_finished(self, dataset: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        run = make_run(dataset, "FINALIZED")
+        with monkeypatch.context() as patch:
+            patch.setattr(rolling_back, "_remove_traces", _die)
+            with pytest.raises(KeyboardInterrupt):
+                rolling_back.roll_back(run, "ann")
+        orphan(run)
+        [step] = steps_of(run)
+        assert step.kind == "roll_back"
+        assert "ROLLED_BACK" in recovery.carry_out(step, None)
+        assert runs.load(run)["history"][-1]["actor"] == "ann"
+
+    def test_two_at_once(self, dataset: Any) -> None:
+        run = make_run(dataset, "FINALIZED")
+        database.runs().update_one(
+            {"run": run}, {"$set": {"state": "ROLLING_BACK", "heartbeat_at": database.now(), **DEAD}}
+        )
+        with pytest.raises(RunBusy, match="elsewhere:1"):
+            rolling_back.go_on(run)
+
+
+class TestDiscardAfter:
+    def test_a_review_that_nobody_works_on_ends(self, dataset: Any) -> None:
+        run = make_run(dataset, review={"discard_after": "30m"})
+        orphan(run, **RELEASED)
+        [step] = steps_of(run)
+        assert step.kind == "discard"
+        assert "it was discarded" in recovery.carry_out(step, None)
+        record = runs.load(run)
+        assert record["state"] == "DISCARDED"
+        assert record["decision"]["reviewer"] == "policy"
+        assert "nobody worked on its review for 30m" in record["decision"]["note"]
+        dataset.reload()
+        assert not dataset.has_field("auto_in_review")
+
+    @pytest.mark.parametrize("settings", [{}, {"discard_after": "2h"}])
+    def test_not_before_its_time(self, dataset: Any, settings: dict[str, Any]) -> None:
+        run = make_run(dataset, review=settings)
+        orphan(run, **RELEASED)
+        assert steps_of(run) == []
+
+    def test_a_reviewer_who_comes_at_that_moment_wins(self, dataset: Any) -> None:
+        from valflow import actions
+        from valflow.selections import Selection
+
+        run = make_run(dataset, review={"discard_after": "30m"})
+        orphan(run, **RELEASED)
+        [step] = steps_of(run)
+        actions.approve(run, Selection(all=True), "ann")
+        assert "left alone" in recovery.carry_out(step, None)
+        assert runs.load(run)["state"] == "IN_REVIEW"
+        assert steps_of(run) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        pytest.param(AutoReconnect("connection closed"), True, id="mongod-died"),
+        pytest.param(StackError("no Prefect server answers"), True, id="prefect-away"),
+        pytest.param(PromotionError("6 announced, 5 written"), False, id="a-real-failure"),
+        pytest.param(ValueError("bad"), False, id="a-bug"),
+    ],
+)
+def test_an_outage_is_no_failure_of_the_run(error: Exception, expected: bool) -> None:
+    assert recovery.is_outage(error) is expected
+    wrapped = RuntimeError("while promoting")
+    wrapped.__cause__ = error
+    assert recovery.is_outage(wrapped) is expected
+
+
+# A process that promotes sample by sample, and stops itself after the first one, as a machine does that is suspended.
+ZOMBIE = """
+import os, signal, sys
+from valflow import database, promotion, runs
+from valflow.errors import StaleAttempt
+promotion.BATCH = 1
+run = sys.argv[1]
+promote, calls = promotion._promote_batch, []
+def stop_after_the_first(*arguments):
+    promote(*arguments)
+    calls.append(1)
+    if len(calls) == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
+if sys.argv[2] == "inside":
+    runs_require = runs.require
+    runs.require = lambda *_: None
+promotion._promote_batch = stop_after_the_first
+with runs.holding(run) as record:
+    try:
+        promotion.promote(record, database.dataset_of(record))
+    except StaleAttempt as fenced:
+        print("fenced:", fenced)
+"""
+
+
+@pytest.mark.parametrize("moment", ["before-a-batch", "inside"])
+def test_a_process_that_was_given_up_for_dead_is_fenced_off(dataset: Any, moment: str) -> None:
+    run = make_run(dataset, "VALIDATED")
+    orphan(run)
+    zombie = subprocess.Popen(
+        [sys.executable, "-c", ZOMBIE, run, moment],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    try:
+        os.waitid(os.P_PID, zombie.pid, os.WSTOPPED)
+        assert psutil.Process(zombie.pid).status() == psutil.STATUS_STOPPED
+        assert (runs.load(run)["state"], len(labels_in(dataset, "auto"))) == ("FINALIZING", 2)
+        # Half a minute of silence.
+        database.runs().update_one({"run": run}, {"$set": {"heartbeat_at": database.now() - LONG_AGO}})
+        with runs.holding(run) as record:
+            promotion.promote(record, dataset)
+        assert len(labels_in(dataset, "auto")) == 6
+        rolling_back.roll_back(run, "ann")
+        again = make_run(dataset, "IN_REVIEW")
+        before = counts(again)
+        os.kill(zombie.pid, signal.SIGCONT)
+        out, err = zombie.communicate(timeout=120)
+    finally:
+        zombie.kill()
+    assert out.startswith("fenced:") or moment == "inside", out + err
+    dataset.reload()
+    assert labels_in(dataset, "auto") == {}
+    assert len(labels_in(dataset, "auto_in_review")) == 12, (
+        "the review field of the next run is not the zombie's"
+    )
+    assert counts(again) == before
+    assert runs.load(run)["state"] == "ROLLED_BACK"
+
+
+def test_what_a_fenced_process_reports_is_no_failure(dataset: Any) -> None:
+    run = make_run(dataset, "CREATED")
+    old = runs.fence_of(runs.load(run))
+    with runs.heartbeat(old):
+        database.runs().update_one({"run": run}, {"$inc": {"attempt": 1}})
+        with pytest.raises(StaleAttempt, match="stops here and writes nothing more"):
+            runs.require(old, recovery.State.CREATED)
+    assert decisions.discard(run, decisions.Decision("discard", "ann"))["state"] == "DISCARDED"
+
+
+def _die(*_: Any) -> None:
+    raise KeyboardInterrupt
