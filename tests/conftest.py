@@ -11,10 +11,12 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 
+from tests import killing
 from valflow.errors import StackError
 from valflow.mongod import Mongod
 
@@ -22,6 +24,18 @@ if TYPE_CHECKING:
     from valflow.stack import Stack
 
 ROOT = Path(__file__).resolve().parents[1]
+# HYPOTHESIS_PROFILE=long for thousands of steps, other ones each time.
+_ALL: Any = {"deadline": None, "database": None, "suppress_health_check": list(hypothesis.HealthCheck)}
+hypothesis.settings.register_profile(
+    "short", max_examples=12, stateful_step_count=25, derandomize=True, **_ALL
+)
+hypothesis.settings.register_profile(
+    "long", max_examples=150, stateful_step_count=50, print_blob=True, **_ALL
+)
+# Says at once that something differs, without looking for the shortest history that shows it.
+_FAST = [phase for phase in hypothesis.Phase if phase.name not in ("shrink", "explain")]
+hypothesis.settings.register_profile("fast", max_examples=40, stateful_step_count=40, phases=_FAST, **_ALL)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 FOLDER = pytest.StashKey[Path]()
 MONGOD = pytest.StashKey[Mongod]()
 
@@ -37,6 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
     except StackError as error:
         pytest.exit(f"The tests need a mongod of their own. {error}", returncode=1)
     config.stash[MONGOD] = mongod
+    killing.register()
     os.environ.update(mongod.environment)
     os.environ.update(
         {

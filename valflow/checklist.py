@@ -46,8 +46,9 @@ def reviewer_statistics(run: str) -> dict[str, dict[str, int]]:
     for action in actions.history_of(run):
         if action["actor"] == actions.POLICY or action["undone_by"] is not None:
             continue
-        if action["event"] == "tag":
-            statistics[action["actor"]]["tagged"] += changed.get(("tag", action["seq"]), 0)
+        tagged = changed.get(("tag", action["seq"]), 0)
+        if action["event"] == "tag" and tagged:  # all of them may have had it before
+            statistics[action["actor"]]["tagged"] += tagged
         elif action["event"] in DECIDING:
             for state in (APPROVED, REJECTED, ledger.UNDECIDED):
                 count = changed.get((state, action["seq"]), 0)

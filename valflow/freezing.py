@@ -11,7 +11,7 @@ from typing import Any
 
 from bson import ObjectId
 
-from valflow import actions, collector, database, ledger, runs
+from valflow import actions, collector, database, ledger, mirroring, runs
 from valflow.errors import LabelsVanished
 from valflow.label_types import APPROVED, REJECTED, WORKFLOW_TAGS, label_type_of
 
@@ -28,6 +28,9 @@ def freeze_labels(record: runs.Record, dataset: Any, token: str, reviewer: str) 
     drawn_on = _samples_with_drawn_labels(record, token)
     if drawn_on:
         adopt_drawn_labels(record, dataset, reviewer, drawn_on)
+        # Should the run stay in review, its people see that the label is approved.
+        mirroring.mark(record["run"], drawn_on, record["action_seq"])
+        mirroring.mirror_soon(record, dataset)
         _copy_decided_labels(record, dataset, token, drawn_on)
     _check_nothing_vanished(record, token)
 

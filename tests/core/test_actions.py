@@ -377,6 +377,11 @@ class TestEvidence:
         assert checklist.reviewer_statistics(run) == {"bob": {"rejected": 9}, "j.doe": {"tagged": 6}}
         assert checklist.issue_notes(run) == {"dog": ["too many (j.doe, odd)"]}
 
+    def test_statistics_know_nothing_of_a_tag_that_was_there_before(self, run: str) -> None:
+        actions.tag(run, "odd", EVERYTHING, "ann")
+        assert actions.tag(run, "odd", EVERYTHING, "bob").changed == 0
+        assert checklist.reviewer_statistics(run) == {"ann": {"tagged": 12}}
+
     def test_items(self, run: str) -> None:
         record = runs.load(run)
         items = {i["item"]: i for i in checklist.evidence(record, record["class_table"])}

@@ -421,6 +421,11 @@ class TestDrawn:
         actions.undo(run, "bob")
         assert decisions.preview(run, "ann").labels == 7
 
+    def test_is_shown_as_approved_where_the_review_goes_on(self, run: str, dataset: Any) -> None:
+        drawn = draw_label(dataset, STAGED, dataset.first().id)
+        decisions.preview(run, "ann")
+        assert labels_in(dataset, STAGED)[drawn]["tags"] == ["approved"]
+
     def test_asks_for_a_draw_that_covers_it(self, run: str, dataset: Any) -> None:
         judge_all(run)
         draw_label(dataset, STAGED, dataset.first().id)
