@@ -88,7 +88,8 @@ def _label_fields(dataset: Any) -> list[str]:
     return [n for n in dataset.get_field_schema() if field_kind(dataset, n) in BY_FIELD_CLASS]
 
 
-def _type_problem(key: str, dataset: Any, name: str) -> list[str]:
+def type_problem(key: str, dataset: Any, name: str) -> list[str]:
+    """What is wrong with a field that should hold labels; empty where nothing is."""
     if not dataset.has_field(name):
         return [f"{key}: {_unknown('label field', name, _label_fields(dataset))}"]
     kind = field_kind(dataset, name)
@@ -124,7 +125,7 @@ def _label_field_problems(config: LabelingConfig, dataset: Any) -> list[str]:
     problems = []
     name, staging = config.label_field, config.staging_field
     if dataset.has_field(name):
-        problems += _type_problem("label_field", dataset, name)
+        problems += type_problem("label_field", dataset, name)
         identity = field_identity(dataset, name)
         created_by_us = identity is not None and identity["created"]
         if not problems and not created_by_us and not config.append:
@@ -160,7 +161,7 @@ def _run_key_problems(config: LabelingConfig, dataset: Any) -> list[str]:
 
 def _model_problems(config: LabelingConfig, dataset: Any) -> list[str]:
     if isinstance(config.model, FieldModelConfig):
-        problems = _type_problem("model.field", dataset, config.model.field)
+        problems = type_problem("model.field", dataset, config.model.field)
         if problems:
             return problems
     try:
@@ -186,7 +187,7 @@ def _approval_field_problems(config: LabelingConfig, dataset: Any) -> list[str]:
     if not isinstance(config.approval, CertifiedApproval):
         return []
     named = {key: getattr(config.approval, key) for key in ("second_opinion", "ground_truth")}
-    return [p for key, name in named.items() if name for p in _type_problem(f"approval.{key}", dataset, name)]
+    return [p for key, name in named.items() if name for p in type_problem(f"approval.{key}", dataset, name)]
 
 
 def _ground_truth_problems(config: LabelingConfig, dataset: Any) -> list[str]:
@@ -195,7 +196,7 @@ def _ground_truth_problems(config: LabelingConfig, dataset: Any) -> list[str]:
     from valflow.evaluation.storing import check_key
 
     evaluation = config.evaluation
-    problems = _type_problem("evaluation.ground_truth", dataset, evaluation.ground_truth)
+    problems = type_problem("evaluation.ground_truth", dataset, evaluation.ground_truth)
     try:
         check_key(dataset, config.label_field, evaluation.ground_truth, evaluation.eval_key)
     except EvaluationError as error:

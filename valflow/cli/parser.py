@@ -8,7 +8,17 @@ from collections.abc import Callable
 from typing import Any
 
 from valflow import __version__
-from valflow.cli import evidence, labels, lifecycle, notifying, operations, reviewing, rollbacks, views
+from valflow.cli import (
+    evidence,
+    labels,
+    lifecycle,
+    notifying,
+    operations,
+    reviewing,
+    rollbacks,
+    several,
+    views,
+)
 
 # Makes a command of a name, what it calls, and a summary.
 Add = Callable[[str, Callable[..., Any], str], argparse.ArgumentParser]
@@ -81,6 +91,15 @@ def _add_looking(add: Add) -> None:
     queue = add("queue", views.queue, "list what is left to review, the least certain labels first")
     _run(queue)
     queue.add_argument("--limit", type=int, default=20, help="labels to list (default: %(default)s)")
+
+    compare = add("compare", several.compare, "show runs of different models side by side")
+    _runs_together(compare)
+    compare.add_argument(
+        "--ground-truth",
+        metavar="FIELD",
+        help="of true labels (default: what the runs are evaluated against)",
+    )
+    compare.add_argument("--picture", metavar="FILE.png", help="draw the comparison, too")
 
 
 def _add_reviewing(add: Add) -> None:
@@ -269,6 +288,23 @@ def _add_by_the_clock(add: Add) -> None:
 
 def _run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help=RUN_HELP)
+
+
+def _runs_together(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="keys of two runs or more, of one dataset")
+    parser.add_argument(
+        "--labels",
+        choices=("predicted", "approved"),
+        default="predicted",
+        help="predicted: all but what was rejected; approved: as decided (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--iou",
+        type=float,
+        default=0.5,
+        metavar="X",
+        help="least overlap of labels that mean the same object (default: %(default)s)",
+    )
 
 
 def _reviewer(parser: argparse.ArgumentParser) -> None:
