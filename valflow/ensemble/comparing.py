@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import Any
 
 import numpy as np
@@ -213,5 +213,5 @@ def _effort(record: runs.Record) -> dict[str, Any]:
 def active_seconds(times: Sequence[datetime]) -> float:
     """Time at work, from the moments of single actions: pauses of more than five minutes do not count."""
     ordered = sorted(times)
-    gaps = [later - earlier for earlier, later in zip(ordered, ordered[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in pairwise(ordered)]
     return sum((gap for gap in gaps if gap <= PAUSE), timedelta()).total_seconds()

@@ -18,6 +18,7 @@ Which = Literal["predicted", "approved"]
 _UNREADY = (State.CREATED,)
 _DECIDED = (State.REVIEWED, State.VALIDATED, State.FINALIZING, State.FINALIZED)
 _READ_AT_ONCE = 5_000
+_READ = {"_id": 0, "sample_id": 1, "labels": 1, "predicted": 1, "frozen": 1}
 
 
 def load_together(keys: Sequence[str], which: Which) -> list[runs.Record]:
@@ -86,9 +87,9 @@ def labels_of(
                 yield entry["sample_id"], found
 
 
-def _predicted(entry: dict[str, Any]) -> list[LabelDict]:
-    rejected = {l["_id"] for l in entry["labels"] if l["state"] == REJECTED}
-    return [d for d in entry.get("predicted") or [] if d["_id"] not in rejected]
+def _predicted(document: dict[str, Any]) -> list[LabelDict]:
+    rejected = {entry["_id"] for entry in document["labels"] if entry["state"] == REJECTED}
+    return [d for d in document.get("predicted") or [] if d["_id"] not in rejected]
 
 
 def _frozen(record: runs.Record, entry: dict[str, Any]) -> list[LabelDict]:
