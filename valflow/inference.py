@@ -10,10 +10,11 @@ from bson import ObjectId
 from pymongo import UpdateOne
 
 from valflow import collector, database, ledger, runs
-from valflow.config import LabelingConfig, ModelConfig
+from valflow.config import LabelingConfig, MergeModelConfig, ModelConfig
 from valflow.errors import InferenceFailed, StaleAttempt
 from valflow.label_types import DETECTIONS, INFERENCE_FAILED, LabelDict, LabelType, candidates, label_type_of
 from valflow.models import open_model
+from valflow.models.merge import open_merge
 from valflow.states import Event, State, is_past
 
 MAX_SHARDS = 100
@@ -36,6 +37,9 @@ def find_targets(dataset: Any, config: LabelingConfig, earlier_runs: Sequence[st
     if target.tags:
         view = view.match_tags(target.tags)
     ids = [ObjectId(i) for i in dict.fromkeys(view.values("id"))]
+    if isinstance(config.model, MergeModelConfig):
+        known = open_merge(config.model).samples()
+        ids = [i for i in ids if i in known]
     if target.only == "new":
         seen = ledger.seen_samples(earlier_runs)
         ids = [i for i in ids if i not in seen]

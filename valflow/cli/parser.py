@@ -63,14 +63,27 @@ def _add_starting(add: Add) -> None:
 
     run = add("run", lifecycle.run, "run a configuration until it awaits review")
     run.add_argument("config", metavar="CONFIG", help="YAML file")
-    run.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting (repeatable)"
+    _start(run)
+
+    merge = add(
+        "merge", several.merge, "make one run of what several runs have found, and take it to its review"
     )
-    where = run.add_mutually_exclusive_group()
-    where.add_argument(
-        "--deploy", action="store_true", help="trigger the deployment instead of working in this process"
+    _runs_together(merge)
+    merge.add_argument("--into", metavar="FIELD", required=True, help="label field of the new run")
+    merge.add_argument(
+        "--strategy",
+        choices=("agreement", "best", "union"),
+        default="agreement",
+        help="agreement: objects that all runs found, or --votes of them; union: each object once; best: per class "
+        "the run with the highest F1 (default: %(default)s)",
     )
-    where.add_argument("--dry-run", action="store_true", help="print the plan, write nothing")
+    merge.add_argument("--votes", type=int, metavar="N", help="runs that must have found an object")
+    merge.add_argument(
+        "--ground-truth",
+        metavar="FIELD",
+        help="of true labels, for best (default: what all runs are evaluated against)",
+    )
+    _start(merge)
 
     plan = add("plan", evidence.plan, "tell how many labels a person will have to look at")
     plan.add_argument("config", metavar="CONFIG", help="YAML file")
@@ -288,6 +301,17 @@ def _add_by_the_clock(add: Add) -> None:
 
 def _run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help=RUN_HELP)
+
+
+def _start(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting (repeatable)"
+    )
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--deploy", action="store_true", help="trigger the deployment instead of working in this process"
+    )
+    where.add_argument("--dry-run", action="store_true", help="print the plan, write nothing")
 
 
 def _runs_together(parser: argparse.ArgumentParser) -> None:

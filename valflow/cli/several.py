@@ -27,6 +27,25 @@ def compare(options: Any) -> Result:
     return Result(text, compared)
 
 
+def merge(options: Any) -> Result:
+    """`valflow merge`: a run whose predictions are what other runs found."""
+    from valflow.cli.lifecycle import start
+    from valflow.ensemble.merging import merge_config
+
+    _check_iou(options.iou)
+    config = merge_config(
+        options.runs,
+        options.into,
+        strategy=options.strategy,
+        which=options.labels,
+        iou=options.iou,
+        least_votes=options.votes,
+        ground_truth=options.ground_truth,
+        overrides=options.set,
+    )
+    return start(config, options, "the merge")
+
+
 def _check_iou(iou: float) -> None:
     if not 0 < iou <= 1:
         raise ConfigError([f"--iou: expected more than 0 and at most 1, found {iou}"])

@@ -12,9 +12,10 @@ import numpy as np
 from bson import ObjectId
 
 from valflow import runs
+from valflow.config import LabelingConfig, config_from_mapping, with_settings
 from valflow.ensemble.clusters import Clusters, cluster
 from valflow.ensemble.comparing import compare
-from valflow.ensemble.reading import Which, labels_of
+from valflow.ensemble.reading import Which, labels_of, load_together
 from valflow.errors import ConfigError
 from valflow.evaluation.labels import table_of
 from valflow.label_types import LabelDict
@@ -138,3 +139,61 @@ def in_words(strategy: Strategy, runs_named: Sequence[str], least_votes: int | N
     """The merge as the name of a model."""
     votes = f" of {least_votes}" if strategy == "agreement" and least_votes else ""
     return f"{strategy}{votes}: {' + '.join(runs_named)}"
+
+
+def merge_config(
+    keys: Sequence[str],
+    label_field: str,
+    *,
+    strategy: Strategy,
+    which: Which,
+    iou: float,
+    least_votes: int | None,
+    ground_truth: str | None,
+    overrides: Sequence[str] = (),
+) -> LabelingConfig:
+    """The configuration of a run that merges others: that of the first one, with a model and a field of its own.
+
+    Args:
+        keys: of the runs, the preferred ones first.
+        label_field: of the new run.
+        strategy: see :func:`merge_labels`.
+        which: likewise.
+        iou: likewise.
+        least_votes: likewise.
+        ground_truth: see :func:`best_runs`.
+        overrides: ``key.sub=value`` settings that win.
+
+    Raises:
+        RunNotFound: no run has one of the keys.
+        ConfigError: the runs cannot be merged, or the result cannot work; every reason is listed.
+    """
+    records = load_together(keys, which)
+    for record in records:
+        if record["label_field"] == label_field:
+            raise ConfigError(
+                [
+                    f"--into: {label_field!r} is the field of run {record['run']}; give the merge one of its own"
+                ]
+            )
+    model = {
+        "kind": "merge",
+        "runs": [r["run"] for r in records],
+        "strategy": strategy,
+        "labels": which,
+        "iou": iou,
+        "least_votes": least_votes,
+        "ground_truth": ground_truth,
+    }
+    values = {
+        **records[0]["config"],
+        "label_field": label_field,
+        "model": model,
+        "append": False,
+        "run_key": None,
+        "run_name": None,
+        "target": {},
+    }
+    if values.get("evaluation"):
+        values["evaluation"] = {**values["evaluation"], "eval_key": f"{label_field}_eval"}
+    return with_settings(config_from_mapping(values), overrides)

@@ -51,9 +51,9 @@ def _objects(axes: Any, compared: dict[str, Any], rows: list[dict[str, Any]]) ->
     parts = [("found by all", _ALL, [r["by_all"] for r in rows])]
     if len(compared["runs"]) > 2:
         parts.append(("by some", _SOME, [r["by_some"] for r in rows]))
-    for number, run in enumerate(compared["runs"]):
+    for number, name in enumerate(_names(compared)):
         alone = [r["runs"][number]["alone"] for r in rows]
-        parts.append((f"{_name(run)} alone", _RUNS[number % len(_RUNS)], alone))
+        parts.append((f"{name} alone", _RUNS[number % len(_RUNS)], alone))
     left = np.zeros(len(rows))
     for words, colour, values in parts:
         axes.barh(places, values, left=left, color=colour, height=0.62, label=words)
@@ -68,16 +68,14 @@ def _objects(axes: Any, compared: dict[str, Any], rows: list[dict[str, Any]]) ->
 def _precision_and_recall(axes: Any, compared: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     places = np.arange(len(rows))
     step = 0.5 / max(len(compared["runs"]) - 1, 1)
-    for number, run in enumerate(compared["runs"]):
+    for number, name in enumerate(_names(compared)):
         shift = 0.25 - number * step if len(compared["runs"]) > 1 else 0.0
         figures = [r["runs"][number]["figures"] or {} for r in rows]
         precision = [np.nan if f.get("precision") is None else f["precision"] for f in figures]
         recall = [np.nan if f.get("recall") is None else f["recall"] for f in figures]
         colour = _RUNS[number % len(_RUNS)]
         axes.hlines(places + shift, recall, precision, color=colour, lw=1)
-        axes.plot(
-            precision, places + shift, _MARKS[number % len(_MARKS)], color=colour, ms=6, label=_name(run)
-        )
+        axes.plot(precision, places + shift, _MARKS[number % len(_MARKS)], color=colour, ms=6, label=name)
         axes.plot(recall, places + shift, _MARKS[number % len(_MARKS)], color=colour, ms=6, mfc="white")
     axes.set_yticks(places, [""] * len(rows))
     axes.set(xlabel="precision (filled) and recall (open)", xlim=(-0.02, 1.02))
@@ -93,8 +91,10 @@ def _legend(axes: Any) -> None:
         text.set_color(_INK)
 
 
-def _name(run: dict[str, Any]) -> str:
-    return _short(str(run["model"] or run["run"]))
+def _names(compared: dict[str, Any]) -> list[str]:
+    """The models; where two runs are of the same one, the runs."""
+    models = [run["model"] for run in compared["runs"]]
+    return [_short(str(r["model"] if models.count(r["model"]) == 1 else r["run"])) for r in compared["runs"]]
 
 
 def _short(text: str) -> str:
