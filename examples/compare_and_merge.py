@@ -64,8 +64,8 @@ output_dir: runs
 
     # %% Who is better at what?
     #
-    # Labels of the same class that overlap by half mean the same object. Against ground truth come precision and recall,
-    # per class; without any, you still see where the two agree. `--picture` draws it.
+    # Labels of the same class that overlap by half mean the same object. Against ground truth come precision and
+    # recall, per class; without any, you still see where the two agree. `--picture` draws it.
 
     step("compare", "thorough_run", "quick_run", "--picture", str(folder / "compared.png"))
 
