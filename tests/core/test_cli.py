@@ -24,9 +24,9 @@ from valflow.stack import Stack
 from valflow.states import State
 
 COMMANDS = (
-    "init", "run", "merge", "plan", "runs", "show", "queue", "compare", "approve", "reject", "undo", "tag", "audit",
-    "finalize", "discard", "rollback", "report", "export", "why", "calibration", "schedule", "unschedule", "notify", "up",
-    "doctor",
+    "init", "run", "merge", "plan", "runs", "show", "compare", "queue", "approve", "reject", "undo", "tag", "audit",
+    "finalize", "discard", "rollback", "report", "export", "why", "calibration", "schedule", "unschedule", "notify",
+    "up", "doctor",
 )  # fmt: skip
 RUN_KEYS = {
     "run", "dataset", "label_field", "state", "config", "counts", "history", "artifacts", "metrics",

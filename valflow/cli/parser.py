@@ -101,10 +101,6 @@ def _add_looking(add: Add) -> None:
     runs.add_argument("--limit", type=int, default=20)
     _run(add("show", views.show, "show a run"))
 
-    queue = add("queue", views.queue, "list what is left to review, the least certain labels first")
-    _run(queue)
-    queue.add_argument("--limit", type=int, default=20, help="labels to list (default: %(default)s)")
-
     compare = add("compare", several.compare, "show runs of different models side by side")
     _runs_together(compare)
     compare.add_argument(
@@ -113,6 +109,10 @@ def _add_looking(add: Add) -> None:
         help="of true labels (default: what the runs are evaluated against)",
     )
     compare.add_argument("--picture", metavar="FILE.png", help="draw the comparison, too")
+
+    queue = add("queue", views.queue, "list what is left to review, the least certain labels first")
+    _run(queue)
+    queue.add_argument("--limit", type=int, default=20, help="labels to list (default: %(default)s)")
 
 
 def _add_reviewing(add: Add) -> None:
