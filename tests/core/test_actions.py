@@ -338,6 +338,17 @@ class TestTag:
         dataset.reload()
         assert len(dataset.match_tags("odd")) == 0
 
+    def test_a_sample_keeps_the_tag_of_a_later_action(self, run: str, dataset: Any) -> None:
+        one, two = ids_where(run)[:2]
+        actions.tag(run, "odd", Selection(label_ids=(one,)), "bob")
+        actions.tag(run, "odd", Selection(label_ids=(two,)), "ann")
+        actions.undo(run, "bob", own=True)
+        dataset.reload()
+        assert len(dataset.match_tags("odd")) == 1
+        actions.undo(run, "ann")
+        dataset.reload()
+        assert len(dataset.match_tags("odd")) == 0
+
     def test_a_sample_whose_review_field_is_gone_is_still_tagged(self, run: str, dataset: Any) -> None:
         sample = dataset.first()
         sample["auto_in_review"] = None
