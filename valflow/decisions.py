@@ -19,6 +19,7 @@ from valflow import (
     ledger,
     problem_tags,
     runs,
+    schema_changes,
     trail,
 )
 from valflow.errors import DatabaseError, DecisionRefused, IllegalTransition
@@ -164,16 +165,16 @@ def _figures_at_the_end(record: runs.Record) -> dict[str, Any]:
 
 def drop_staging(record: runs.Record) -> None:
     """Remove the review field of a run that has ended; already gone is fine, and so is another run that uses it."""
-    now = runs.find_open(record["dataset_id"], record["label_field"])
-    if now is not None and now["run"] != record["run"]:
-        return
     try:
         dataset = database.dataset_of(record)
     except DatabaseError:
         return
-    dataset.reload()
-    if dataset.has_field(record["staging_field"]):
-        dataset.delete_sample_field(record["staging_field"])
+    with schema_changes.changing(dataset):
+        # Looked at while no run can declare its own.
+        now = runs.find_open(record["dataset_id"], record["label_field"])
+        is_used = now is not None and now["run"] != record["run"]
+        if not is_used and dataset.has_field(record["staging_field"]):
+            dataset.delete_sample_field(record["staging_field"])
 
 
 def reopen(

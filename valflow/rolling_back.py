@@ -12,7 +12,7 @@ from typing import Any
 
 from bson import ObjectId
 
-from valflow import actions, database, runs
+from valflow import actions, database, runs, schema_changes
 from valflow.decisions import SHORTEST_DIGEST
 from valflow.errors import RollbackRefused, RunBusy
 from valflow.evaluation.storing import remove_evaluation
@@ -287,7 +287,13 @@ def _remove_batch(record: runs.Record, dataset: Any, first: ObjectId, last: Obje
 
 def _remove_traces(record: runs.Record, dataset: Any) -> None:
     """Custom run and evaluation of the run, and the field where valflow made it and nothing is left in it."""
+    with schema_changes.changing(dataset):
+        _take_out(record, dataset)
     dataset.reload()
+    dataset.sync_last_modified_at()
+
+
+def _take_out(record: runs.Record, dataset: Any) -> None:
     name = record["label_field"]
     if record["run"] in dataset.list_runs():
         dataset.delete_run(record["run"])
@@ -299,10 +305,12 @@ def _remove_traces(record: runs.Record, dataset: Any) -> None:
         identity is not None and identity["created"] and identity["field_id"] == record.get("field_id")
     )
     in_use = {f"{name}._cls": {"$type": "string"}}
-    if made_by_us and not database.samples_of(dataset).count_documents(in_use, limit=1):
+    if not made_by_us or database.samples_of(dataset).count_documents(in_use, limit=1):
+        return
+    # The next run may have declared the field just now, and be about to write into it.
+    following = runs.find_open(record["dataset_id"], name)
+    if following is None or State.FINALIZING.value not in (following["state"], following.get("failed_from")):
         dataset.delete_sample_field(name)
-    dataset.reload()
-    dataset.sync_last_modified_at()
 
 
 def _count(record: runs.Record, dataset: Any) -> int:

@@ -40,7 +40,9 @@ def start(arguments: dict[str, Any], number: int) -> str:
 
 def decide(arguments: dict[str, Any], number: int) -> str:
     """A reviewer's decision; who is asked to try again in a moment does so."""
-    decision = Decision(arguments["decision"], name_of(number), override="a test" if arguments.get("override") else None)
+    decision = Decision(
+        arguments["decision"], name_of(number), override="a test" if arguments.get("override") else None
+    )
     until = time.monotonic() + SOON
     while True:
         try:

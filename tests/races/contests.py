@@ -186,7 +186,9 @@ def _check_finalization(ground: Ground, plan: Sequence[Part], told: Sequence[Tol
 
 def _prepare_rollback(ground: Ground, size: int) -> list[Part]:
     run = ground.run_in(State.FINALIZED)
-    return [("roll back", {"run": run, "including_edited": ground.chance.random() < 0.5}) for _ in range(size)]
+    return [
+        ("roll back", {"run": run, "including_edited": ground.chance.random() < 0.5}) for _ in range(size)
+    ]
 
 
 def _check_rollback(ground: Ground, plan: Sequence[Part], told: Sequence[Told]) -> list[str]:
@@ -209,7 +211,9 @@ def _prepare_both(ground: Ground, size: int) -> list[Part]:
         if number % 2:
             parts.append(("roll back", {"run": run, "insist": ground.chance.choice([0.0, 0.2, 10.0])}))
         else:
-            parts.append(("finalize", {"run": run, "config": config, "after": ground.chance.choice([0.0, 0.0, 0.3])}))
+            parts.append(
+                ("finalize", {"run": run, "config": config, "after": ground.chance.choice([0.0, 0.0, 0.3])})
+            )
     return parts
 
 
@@ -333,7 +337,9 @@ def _one_won(told: Sequence[Told], kind: str) -> list[str]:
 
 def _name(told: Sequence[Told], *names: str) -> list[str]:
     """Whoever was refused must be told who was faster."""
-    return [f"{t}: does not name {names[0]}" for t in _refused(told) if not any(n in t.message for n in names)]
+    return [
+        f"{t}: does not name {names[0]}" for t in _refused(told) if not any(n in t.message for n in names)
+    ]
 
 
 def _events(record: dict[str, Any], **wanted: int) -> list[str]:
@@ -365,7 +371,9 @@ def _is_final(ground: Ground, record: dict[str, Any]) -> list[str]:
     problems = _is_readable(ground, name)
     if found != frozen or len(found) != 6:
         problems.append(f"{len(found)} labels in {name}, {len(frozen)} were frozen")
-    if ground.dataset.has_field(record["staging_field"]) or labels_in(ground.dataset, record["staging_field"]):
+    if ground.dataset.has_field(record["staging_field"]) or labels_in(
+        ground.dataset, record["staging_field"]
+    ):
         problems.append("the review field is still there")
     if record["run"] not in ground.dataset.list_runs():
         problems.append("no custom run is registered")
