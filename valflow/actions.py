@@ -345,7 +345,14 @@ def require_review(record: runs.Record) -> None:
             raise IllegalTransition(lots.in_words(record))
         raise IllegalTransition(
             f"run {record['run']} is {record['state']}; labels can be decided only while it is {State.IN_REVIEW.value}"
+            f"{who_decided(record)}"
         )
+
+
+def who_decided(record: runs.Record) -> str:
+    """The end of a sentence for whoever comes too late; empty where nobody has decided."""
+    decision = record.get("decision")
+    return f": {decision['reviewer']} decided to {decision['decision']} it" if decision else ""
 
 
 def not_being_confirmed() -> dict[str, Any]:

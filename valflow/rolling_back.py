@@ -85,6 +85,11 @@ def roll_back(
     if not reviewer.strip():
         raise RollbackRefused("a rollback needs the name of who does it: --reviewer NAME or VALFLOW_REVIEWER")
     record = runs.load(run)
+    if record["state"] == State.ROLLING_BACK.value and runs.is_alive(record):
+        raise RunBusy(
+            f"{record['rollback']['reviewer']} is rolling run {run} back just now (process {record['process']})",
+            record["run"],
+        )
     if record["state"] != State.ROLLING_BACK.value:
         _require(record, State.FINALIZED)
         _require_free(record)
@@ -97,6 +102,7 @@ def roll_back(
             note=note,
             figures={"labels": found.labels, "samples": found.samples, "edited": len(found.edited)},
             changes={
+                **runs.sign_of_life(),
                 "rollback": {
                     "reviewer": reviewer.strip(),
                     "note": note,
@@ -104,7 +110,7 @@ def roll_back(
                     "including_edited": including_edited,
                     "announced": found.labels,
                     "time": database.now(),
-                }
+                },
             },
         )
     return go_on(record["run"])
@@ -149,6 +155,7 @@ def _require(record: runs.Record, state: State) -> None:
         raise RollbackRefused(
             f"run {record['run']} is {record['state']}; only a run that is {state.value} can be rolled back"
             + ("; discard it instead" if record["open"] else "")
+            + (f"; {record['rollback']['reviewer']} has taken it back" if record.get("rollback") else "")
         )
 
 
