@@ -44,7 +44,7 @@ def writing(step: str = _STARTED) -> dict[str, Any]:
 
 def finish(record: dict[str, Any], dataset: Any) -> None:
     """Put on the tags of actions whose process died before it had done so."""
-    unfinished = {"run": record["run"], "writing": {"$exists": True}, "undone_by": None}
+    unfinished = {"run": record["run"], "event": "tag", "writing": {"$exists": True}, "undone_by": None}
     for action in list(database.actions().find(unfinished)):
         if not runs.is_alive(action["writing"]):
             is_remembered = action["writing"]["step"] == _REMEMBERED

@@ -149,14 +149,16 @@ def _check_review(ground: Ground, plan: Sequence[Part], told: Sequence[Told]) ->
     if max(numbers) > record["action_seq"]:
         problems.append("an action has a number that the record has not given")
     staged = labels_in(ground.dataset, record["staging_field"])
-    known = {a["seq"] for a in done}
+    known = {a["seq"] for a in done if a["undone_by"] is None}
     samples: dict[str, set[str]] = {}
     for label, entry in entries(run).items():
         shown = set(staged[label]["tags"])
         wanted = ({entry["state"]} - {"undecided"}) | {t["tag"] for t in entry["tags"]}
         if shown != wanted:
             problems.append(f"label {label} shows {shown}, expected {wanted}")
-        if entry["action"] not in known | {0} or len({t["tag"] for t in entry["tags"]}) != len(entry["tags"]):
+        if not {entry["action"], *(t["action"] for t in entry["tags"])} <= known | {0} or len(
+            {t["tag"] for t in entry["tags"]}
+        ) != len(entry["tags"]):
             problems.append(f"label {label}: {entry}")
         samples.setdefault(entry["sample_id"], set()).update(t["tag"] for t in entry["tags"])
     found = database.samples_of(ground.dataset).find({}, {"tags": 1})
