@@ -129,6 +129,11 @@ def undo(run: str, reviewer: str, *, own: bool = False) -> ActionResult:
             f"run {record['run']} has no action of {reviewer if own else 'a person'} left to undo; "
             "`undo --all` takes back the policy's approvals as well"
         )
+    if runs.is_alive(last.get("writing") or {}):
+        # What it still writes would stay, although it was taken back.
+        raise IllegalTransition(
+            f"action {last['seq']} of {last['actor']} is being written just now; try again in a moment"
+        )
     if own:
         _check_uppermost(record["run"], last["seq"])
     if last["event"] == "judge":
@@ -204,7 +209,7 @@ def tag(run: str, name: str, selection: Selection, reviewer: str, note: str | No
 
 
 def judge_labels(run: str, reviewer: str, consequences: Mapping[str, Sequence[ObjectId]], audit: Any) -> int:
-    """Act on audit verdicts; returns the number of the action.
+    """Act on audit verdicts; returns the number of the action, for ``finished`` once the verdicts are on record.
 
     A label that somebody rejected since the draw stays rejected, and one that somebody approved needs no approval.
 
@@ -218,7 +223,7 @@ def judge_labels(run: str, reviewer: str, consequences: Mapping[str, Sequence[Ob
     record = begin(run)
     seq = record["action_seq"]
     counts = {state: len(ids) for state, ids in consequences.items()}
-    record_action(record, "judge", reviewer, {"audit": str(audit), **counts})
+    record_action(record, "judge", reviewer, {"audit": str(audit), **counts}, writing=runs.sign_of_life())
     may: dict[str, Expression] = {
         REJECTED: {"$ne": ["$$l.state", REJECTED]},
         UNDECIDED: {"$eq": ["$$l.state", APPROVED]},
@@ -308,7 +313,7 @@ def _decide(
         )
     record = begin(run)
     seq = record["action_seq"]
-    record_action(record, event, reviewer, selection.describe())
+    record_action(record, event, reviewer, selection.describe(), writing=runs.sign_of_life())
     condition = {"$and": [selection.condition(), may]}
     query, entry = selection.document_query(), selection.entry_query()
     if may_query is not None and entry is not None:
@@ -320,6 +325,7 @@ def _decide(
         stages = [map_labels(condition, change), {"$set": {"dirty": seq}}]
         database.ledger().update_many({"run": run, **query}, stages)
     mirroring.mirror_soon(record, database.dataset_of(record))
+    finished(run, seq)
     changed = ledger.count_labels(run, {"action": seq})
     left = {"left as they are": selected - changed} if selected > changed else {}
     return ActionResult(run, seq, event, changed, left)
@@ -345,7 +351,14 @@ def require_review(record: runs.Record) -> None:
             raise IllegalTransition(lots.in_words(record))
         raise IllegalTransition(
             f"run {record['run']} is {record['state']}; labels can be decided only while it is {State.IN_REVIEW.value}"
+            f"{who_decided(record)}"
         )
+
+
+def who_decided(record: runs.Record) -> str:
+    """The end of a sentence for whoever comes too late; empty where nobody has decided."""
+    decision = record.get("decision")
+    return f": {decision['reviewer']} decided to {decision['decision']} it" if decision else ""
 
 
 def not_being_confirmed() -> dict[str, Any]:
@@ -388,6 +401,11 @@ def record_action(record: runs.Record, event: str, actor: str, selector: dict[st
             **more,
         }
     )
+
+
+def finished(run: str, seq: int) -> None:
+    """Say that an action has written everything, so that it can be taken back."""
+    database.actions().update_one({"run": run, "seq": seq}, {"$unset": {"writing": ""}})
 
 
 def _record_once(run: str, seq: int, event: str, actor: str, selector: dict[str, Any]) -> None:

@@ -23,6 +23,7 @@ LEDGER = "valflow_ledger"
 ACTIONS = "valflow_actions"
 AUDITS = "valflow_audits"
 BATCHES = "valflow_batches"
+LOCKS = "valflow_locks"
 
 _indexed: set[tuple[Any, str]] = set()
 
@@ -77,6 +78,11 @@ def audits() -> Collection[dict[str, Any]]:
 def batches() -> Collection[dict[str, Any]]:
     """The labels that a certificate speaks about, in parts, with the scores that they were proposed with."""
     return connection()[BATCHES]
+
+
+def locks() -> Collection[dict[str, Any]]:
+    """Who changes the fields of which dataset right now."""
+    return connection()[LOCKS]
 
 
 def dataset_of(record: dict[str, Any]) -> Any:

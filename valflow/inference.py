@@ -9,7 +9,7 @@ from typing import Any
 from bson import ObjectId
 from pymongo import UpdateOne
 
-from valflow import collector, database, ledger, runs
+from valflow import collector, database, ledger, runs, schema_changes
 from valflow.config import LabelingConfig, MergeModelConfig, ModelConfig
 from valflow.errors import InferenceFailed, StaleAttempt
 from valflow.label_types import DETECTIONS, INFERENCE_FAILED, LabelDict, LabelType, candidates, label_type_of
@@ -71,7 +71,8 @@ def open_shards(
     size = choose_shard_size(len(targets), config)
     shards = ledger.open_targets(record["run"], targets, size)
     if targets:
-        declare_field(dataset, record["staging_field"], label_type_of(record))
+        with schema_changes.changing(dataset):
+            declare_field(dataset, record["staging_field"], label_type_of(record))
     runs.update(fence, {"target": {"samples": len(targets), "shards": shards, "shard_size": size}})
     return runs.load(record["run"])
 
@@ -202,6 +203,11 @@ def _write_batch(
 ) -> dict[str, int]:
     # The model may have taken long: somebody else may be at work by now.
     runs.require(runs.fence_of(record), State.CREATED)
+    if not schema_changes.is_declared(dataset, record["staging_field"]):
+        raise InferenceFailed(
+            f"the review field {record['staging_field']!r} was deleted or renamed while run {record['run']} was "
+            f"labelling {record['dataset']}. `valflow discard {record['run']}`, and start again"
+        )
     classes = None if config.classes is None else frozenset(config.classes)
     outcomes: list[tuple[ObjectId, str, str | None]] = []
     failed: list[ObjectId] = []

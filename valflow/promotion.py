@@ -19,6 +19,7 @@ from valflow.freezing import digest_of
 from valflow.inference import declare_field
 from valflow.label_types import LabelType, label_type_of
 from valflow.ledger import problem_tag_counts, sample_tags
+from valflow.schema_changes import changing, is_declared
 from valflow.states import Event, State, advance, is_past
 
 BATCH = 1000
@@ -64,6 +65,7 @@ def promote(record: runs.Record, dataset: Any, progress: Progress | None = None)
     for start in range(0, len(targets), BATCH):
         batch = targets[start : start + BATCH]
         runs.require(runs.fence_of(record), State.FINALIZING)
+        _require_field(record, dataset)
         _promote_batch(record, dataset, batch[0], batch[-1])
         if progress is not None:
             progress(len(batch))
@@ -72,7 +74,8 @@ def promote(record: runs.Record, dataset: Any, progress: Progress | None = None)
     drop_staging(record)
     dataset.reload()
     dataset.sync_last_modified_at()
-    _register(record, dataset)
+    with changing(dataset):
+        _register(record, dataset)
     counts = {
         **record["counts"],
         "finalized": verification["written"],
@@ -142,10 +145,16 @@ def _is_free(record: runs.Record, dataset: Any) -> bool:
 
 
 def _declare_label_field(record: runs.Record, dataset: Any) -> str:
+    with changing(dataset):
+        return _declare(record, dataset)
+
+
+def _declare(record: runs.Record, dataset: Any) -> str:
     import fiftyone as fo
 
     label_type, name = label_type_of(record), record["label_field"]
-    dataset.reload()
+    # The run before may have been rolled back, field and all, since this one looked.
+    creates = record["creates_field"] or not dataset.has_field(name)
     declare_field(dataset, name, label_type)
     for attribute in ("run", "source"):
         path = f"{label_type.list_path(name)}.{attribute}"
@@ -155,10 +164,24 @@ def _declare_label_field(record: runs.Record, dataset: Any) -> str:
     identity = (field.info or {}).get("valflow")
     if identity is None:
         # Known from before the field was declared: a crash in between must not make it somebody else's.
-        identity = {"field_id": uuid.uuid4().hex, "created": record["creates_field"]}
+        identity = {"field_id": uuid.uuid4().hex, "created": creates}
         field.info = {**(field.info or {}), "valflow": identity}
         field.save()
     return identity["field_id"]
+
+
+def _require_field(record: runs.Record, dataset: Any) -> None:
+    """Refuse to write into a field that is declared no more: it would make the dataset unreadable.
+
+    Raises:
+        PromotionError: somebody deleted or renamed it since this finalization began.
+    """
+    name = record["label_field"]
+    if not is_declared(dataset, name):
+        raise PromotionError(
+            f"the label field {name!r} of {record['dataset']} was deleted or renamed while run {record['run']} was "
+            f"being finalized. Nothing is lost: `valflow finalize {record['run']}` makes it anew and goes on"
+        )
 
 
 def _frozen_samples(record: runs.Record) -> list[ObjectId]:

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from valflow import database, homes, runs
+from valflow.schema_changes import changing
 
 PANEL = "auto_labeling"
 PLUGIN = "@valflow/auto-labeling"
@@ -89,7 +90,8 @@ def save_workspace(record: runs.Record, dataset: Any) -> str:
         sizes=[0.55, 0.45],
     )
     name = workspace_name(record["run"])
-    dataset.save_workspace(name, layout, description=f"Review of {record['name']}", overwrite=True)
+    with changing(dataset):
+        dataset.save_workspace(name, layout, description=f"Review of {record['name']}", overwrite=True)
     slug = str(to_slug(name))
     database.runs().update_one({"run": record["run"]}, {"$set": {"workspace": slug}})
     return slug

@@ -169,10 +169,15 @@ def is_alive(record: Record) -> bool:
     beat = record.get("heartbeat_at")
     if beat is None:
         return False
-    host, _, pid = record["process"].partition(":")
-    if host == socket.gethostname() and not _pid_exists(int(pid)):
+    if not exists(record["process"]):
         return False
     return (datetime.now(UTC) - aware(beat)).total_seconds() < DEAD_AFTER_SECONDS
+
+
+def exists(process: str) -> bool:
+    """Whether a process is there; those of other machines are believed to be."""
+    host, _, pid = process.partition(":")
+    return host != socket.gethostname() or _pid_exists(int(pid))
 
 
 def sign_of_life() -> Record:

@@ -103,7 +103,8 @@ def discard(options: Any) -> Result:
             return Result(
                 "not confirmed; nothing was decided", {"run": record["run"], "outcome": "not confirmed"}, 1
             )
-    decided = decisions.submit(record["run"], decisions.Decision("discard", reviewer, options.note))
+    decision = decisions.Decision("discard", reviewer, options.note, override=options.override)
+    decided = decisions.submit(record["run"], decision)
     if decided.get("suspended_in"):
         _resume(decided)
     return Result(

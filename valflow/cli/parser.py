@@ -204,6 +204,9 @@ def _add_ending(add: Add) -> None:
     _run(discard)
     _reviewer(discard)
     discard.add_argument("--note", help="why")
+    discard.add_argument(
+        "--override", metavar="REASON", help="discard although somebody has decided to finalize"
+    )
     discard.add_argument("--yes", action="store_true", help="do not ask")
 
     rollback = add("rollback", rollbacks.rollback, "take the labels of a finalized run out again")
