@@ -21,13 +21,14 @@ from valflow.states import STAGE_AFTER, TRANSITIONS, Event, State
 if TYPE_CHECKING:
     from pymongo.collection import Collection
 
-Kind = Literal["go_on", "resume", "roll_back", "discard", "give_up", "tell"]
+Kind = Literal["go_on", "resume", "roll_back", "discard", "clear", "give_up", "tell"]
 
 _IN_WORDS: dict[Kind, str] = {
     "go_on": "go on from its record",
     "resume": "tell its flow run the decision",
     "roll_back": "finish the rollback",
     "discard": "discard it",
+    "clear": "remove its review field",
     "give_up": "give up, and say so in its record",
     "tell": "nothing; a person must act",
 }
@@ -53,8 +54,8 @@ class Step:
     Attributes:
         run: its key.
         kind: *go_on*: the flow continues; *resume*: the suspended flow run is told the decision; *roll_back*: a
-            rollback is finished; *discard*: nobody reviewed it in time; *give_up*: after too many attempts; *tell*:
-            given up before, a person must act.
+            rollback is finished; *discard*: nobody reviewed it in time; *clear*: the review field of a discarded run
+            goes; *give_up*: after too many attempts; *tell*: given up before, a person must act.
         why: what was found.
         remedy: what a person can do.
         attempt: number of this attempt, from 1; 0 where the step is none.
@@ -191,6 +192,7 @@ def _suspects() -> dict[str, Any]:
             {"state": {"$in": working}},
             {"state": State.FINALIZED.value, **unfinished},
             {"state": State.DISCARDED.value, **unfinished, "suspended_in": {"$type": "string"}},
+            {"state": State.DISCARDED.value, "is_cleared": False},
         ]
     }
 
@@ -205,15 +207,17 @@ def _found(
 ) -> tuple[Kind, str] | None:
     """What is wrong with a run that no process holds, and which kind of step mends it."""
     state = State(record["state"])
+    is_settled = now - runs.aware(record["updated_at"]) > SETTLED
     if state is State.ROLLING_BACK:
         return "roll_back", "its rollback was broken off"
+    if state is State.DISCARDED and record.get("is_cleared") is False and is_settled:
+        return "clear", "it is discarded, but its review field is still there"
     if state is State.IN_REVIEW and _is_overdue(record, now):
         return "discard", f"nobody worked on its review for {record['config']['review']['discard_after']}"
     if not prefect_answers or is_waiting(record) or (flow is not None and _is_coming(flow, now)):
         return None
     if flow is not None and flow.is_waiting and state is not State.IN_REVIEW:
-        settled = now - runs.aware(record["updated_at"]) > SETTLED
-        return ("resume", "it is decided, but its flow run was not told") if settled else None
+        return ("resume", "it is decided, but its flow run was not told") if is_settled else None
     if state is State.FAILED:
         was_away = record.get("failure") == "outage"
         return ("go_on", f"{record.get('failed_stage')} failed in an outage") if was_away else None
@@ -336,6 +340,13 @@ def _discard(step: Step, api: str | None, _: Callable[[str], object] | None) -> 
     return "it was discarded"
 
 
+def _clear(step: Step, api: str | None, _: Callable[[str], object] | None) -> str:
+    from valflow import decisions
+
+    decisions.clear(runs.load(step.run))
+    return "it is gone now"
+
+
 def _give_up(step: Step, api: str | None, _: Callable[[str], object] | None) -> str:
     record = runs.load(step.run)
     state = State(record["state"])
@@ -355,5 +366,6 @@ _DO: dict[Kind, Callable[[Step, str | None, Callable[[str], object] | None], str
     "resume": _resume,
     "roll_back": _roll_back,
     "discard": _discard,
+    "clear": _clear,
     "give_up": _give_up,
 }

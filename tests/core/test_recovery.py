@@ -100,6 +100,27 @@ def test_right_after_the_decision_the_decider_resumes(dataset: Any) -> None:
     assert plan(record, flow("PAUSED")) is None
 
 
+def test_the_review_field_of_a_run_that_was_discarded_in_a_crash_goes(
+    dataset: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(dataset, "IN_REVIEW")
+    with monkeypatch.context() as crash:
+        crash.setattr(decisions, "drop_staging", lambda record: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            decisions.submit(run, decisions.Decision("discard", "ann"))
+    staging = runs.load(run)["staging_field"]
+    dataset.reload()
+    assert dataset.has_field(staging)
+    assert steps_of(run) == [], "whoever discards it may just be at it"
+    orphan(run)
+    [step] = steps_of(run)
+    assert step.kind == "clear"
+    assert "its review field is still there" in recovery.carry_out(step, None)
+    dataset.reload()
+    assert not dataset.has_field(staging)
+    assert steps_of(run) == []
+
+
 def test_a_living_process_is_left_alone(dataset: Any) -> None:
     run = make_run(dataset, "CREATED")
     database.runs().update_one({"run": run}, {"$set": {**DEAD, "heartbeat_at": database.now()}})
