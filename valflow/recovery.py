@@ -214,7 +214,7 @@ def _found(
         return "clear", "it is discarded, but its review field is still there"
     if state is State.IN_REVIEW and _is_overdue(record, now):
         return "discard", f"nobody worked on its review for {record['config']['review']['discard_after']}"
-    if not prefect_answers or is_waiting(record) or (flow is not None and _is_coming(flow, now)):
+    if not prefect_answers or is_waiting(record) or (flow is not None and _is_coming(record, flow, now)):
         return None
     if flow is not None and flow.is_waiting and state is not State.IN_REVIEW:
         return ("resume", "it is decided, but its flow run was not told") if is_settled else None
@@ -232,10 +232,13 @@ def _found(
     return ("go_on", f"its process {record['process']} died") if died and not was_stopped else None
 
 
-def _is_coming(flow: FlowRunState, now: datetime) -> bool:
+def _is_coming(record: runs.Record, flow: FlowRunState, now: datetime) -> bool:
     """Whether a process is about to work on it."""
     if flow.kind == "SCHEDULED":
         return True
+    beat = record.get("heartbeat_at")
+    if beat is not None and flow.since is not None and runs.aware(beat) > flow.since:
+        return False  # it came, and is not alive any more
     return flow.kind in {"PENDING", "RUNNING"} and flow.since is not None and now - flow.since < STARTING
 
 

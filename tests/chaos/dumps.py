@@ -25,6 +25,7 @@ SAMPLES = "samples"
 _TIMES = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:\d\d| UTC)?")
 _HEX = re.compile(r"\b[0-9a-f]{32}\b")
 _UUID = re.compile(r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
+_LINK = re.compile(r"\b[0-9a-f]{64}\b")
 _OBJECT_ID = re.compile(r"\b[0-9a-f]{24}\b")
 # Of a run record: who worked on it and when, and what only tells valflow's own writes from those of others.
 _PASSING = frozenset(
@@ -199,13 +200,18 @@ def _file(plain: _Plain, path: Path) -> str:
         kept = json.loads(content)
         if isinstance(kept, dict) and "history" in kept:
             whole = kept.pop("trail", None) in plain.links
-            kept.pop("artifacts", None)  # of a report that is written again: those of the first one, too
+            # A report that is written again tells of the first one.
+            kept.pop("artifacts", None)
+            kept.pop("completed_at", None)
             kept = {**_run(plain, kept), "the head is an entry of the trail": whole}
         kept = plain(kept)
         return _canonical(kept)
     if path.suffix in _TEXTS:
         # Pages tell times and durations in many words; that they are whole is what counts.
-        return f"text that ends in {content.decode()[-8:].strip()!r}"
+        text = content.decode()
+        named = plain.links.intersection(_LINK.findall(text))
+        end = _LINK.sub("link", text[-80:])[-8:].strip()
+        return f"text that names {'an entry' if named else 'no entry'} of the trail, and ends in {end!r}"
     if path.suffix == ".jpg":
         # The report shows labels drawn at random.
         return f"picture, whole: {content.endswith(_JPEG)}"

@@ -51,6 +51,8 @@ def plan(record: runs.Record, flow_run: FlowRunState | None = None, **options: A
 
 
 JUST_NOW = timedelta(seconds=5)
+SINCE = timedelta(seconds=60)  # less than a start may take
+ALIVE_LATELY = {"heartbeat_at": datetime.now(UTC) - timedelta(seconds=40)}
 RELEASED = {"heartbeat_at": None}
 
 
@@ -68,6 +70,7 @@ RELEASED = {"heartbeat_at": None}
         pytest.param("CREATED", RELEASED, flow("RUNNING"), "go_on", id="hangs-in-running"),
         pytest.param("CREATED", RELEASED, flow("PENDING"), "go_on", id="hangs-in-pending"),
         pytest.param("CREATED", {}, flow("RUNNING", ago=JUST_NOW), None, id="just-started"),
+        pytest.param("CREATED", ALIVE_LATELY, flow("RUNNING", ago=SINCE), "go_on", id="started-and-died"),
         pytest.param("CREATED", {}, flow("SCHEDULED"), None, id="waits-for-a-worker"),
         pytest.param("CREATED", {}, flow("CANCELLED"), None, id="cancelled-by-a-person"),
         pytest.param("CREATED", RELEASED, flow("RUNNING", deployed=False), None, id="no-worker-can-start-it"),

@@ -12,7 +12,7 @@ import numpy as np
 import orjson
 from bson import ObjectId
 
-from valflow import database
+from valflow import database, references
 from valflow.errors import EvaluationError
 from valflow.evaluation.labels import Images, LabelTable
 from valflow.evaluation.matching import IOU_THRESHOLDS, MAX_PREDICTIONS, Comparison
@@ -78,6 +78,7 @@ def store(
         curves: their precision over recall, in FiftyOne's order.
         whole_dataset: whether these are all images of the dataset.
     """
+    references.adopt(dataset, "evaluations", eval_key)
     if dataset.has_evaluation(eval_key):
         dataset.delete_evaluation(eval_key)
     method = config.build()
