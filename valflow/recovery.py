@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
-from valflow import database, prefect_api, runs
+from valflow import database, prefect_api, runs, schema
 from valflow.config import DEFAULT_ATTEMPTS, LabelingConfig, duration
 from valflow.errors import IllegalTransition, RunBusy, StackError, ValflowError
 from valflow.lots import is_waiting
@@ -99,6 +99,9 @@ def look(records: Collection[dict[str, Any]], api: str | None, now: datetime | N
     steps = []
     for record in records.find(_suspects(), {"class_table": 0, "failed": 0, "validation": 0, "metrics": 0}):
         if runs.is_alive(record):
+            continue
+        if schema.version_of(record) > schema.VERSION:
+            steps.append(_leave_to_newer(record))
             continue
         flow = _flow_run_of(record, api) if answers else None
         step = plan(record, flow, now, prefect_answers=answers)
@@ -250,6 +253,13 @@ def _is_lost(flow: FlowRunState) -> bool:
 def _is_overdue(record: runs.Record, now: datetime) -> bool:
     after = record["config"]["review"].get("discard_after")
     return after is not None and now - runs.aware(record["updated_at"]) > duration(after)
+
+
+def _leave_to_newer(record: runs.Record) -> Step:
+    """A record that this valflow cannot read is for nobody here to mend."""
+    why = f"its record has version {schema.version_of(record)}, this valflow knows versions up to {schema.VERSION}"
+    remedy = "Update valflow here; the newer one goes on with it"
+    return Step(record["run"], "tell", why, remedy, 0, 0, None, {})
 
 
 def _stage(record: runs.Record) -> list[Any]:

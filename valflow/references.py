@@ -31,7 +31,9 @@ def adopt(dataset: Any, kind: Kind, name: str) -> bool:
     """
     collection, called = _PLACES[kind]
     datasets, identifier = database.connection()["datasets"], dataset._doc.id
-    holder = datasets.find_one({"_id": identifier}, {"workspaces": 1, "saved_views": 1, "runs": 1, "evaluations": 1})
+    holder = datasets.find_one(
+        {"_id": identifier}, {"workspaces": 1, "saved_views": 1, "runs": 1, "evaluations": 1}
+    )
     known = [i for field in _PLACES for i in _ids((holder or {}).get(field))]
     query = {"_dataset_id": identifier, called: name, "_id": {"$nin": known}}
     found = database.connection()[collection].find_one(query, {"_id": 1}, sort=[("_id", -1)])

@@ -30,7 +30,16 @@ _OBJECT_ID = re.compile(r"\b[0-9a-f]{24}\b")
 # Of a run record: who worked on it and when, and what only tells valflow's own writes from those of others.
 _PASSING = frozenset(
     {
-        *("timings", "process", "attempt", "action_seq", "own_writes", "heartbeat_at", "edits_read_at", "seconds"),
+        *(
+            "timings",
+            "process",
+            "attempt",
+            "action_seq",
+            "own_writes",
+            "heartbeat_at",
+            "edits_read_at",
+            "seconds",
+        ),
         *("recovery",),
     }
 )

@@ -51,8 +51,6 @@ def plan(record: runs.Record, flow_run: FlowRunState | None = None, **options: A
 
 
 JUST_NOW = timedelta(seconds=5)
-SINCE = timedelta(seconds=60)  # less than a start may take
-ALIVE_LATELY = {"heartbeat_at": datetime.now(UTC) - timedelta(seconds=40)}
 RELEASED = {"heartbeat_at": None}
 
 
@@ -70,7 +68,6 @@ RELEASED = {"heartbeat_at": None}
         pytest.param("CREATED", RELEASED, flow("RUNNING"), "go_on", id="hangs-in-running"),
         pytest.param("CREATED", RELEASED, flow("PENDING"), "go_on", id="hangs-in-pending"),
         pytest.param("CREATED", {}, flow("RUNNING", ago=JUST_NOW), None, id="just-started"),
-        pytest.param("CREATED", ALIVE_LATELY, flow("RUNNING", ago=SINCE), "go_on", id="started-and-died"),
         pytest.param("CREATED", {}, flow("SCHEDULED"), None, id="waits-for-a-worker"),
         pytest.param("CREATED", {}, flow("CANCELLED"), None, id="cancelled-by-a-person"),
         pytest.param("CREATED", RELEASED, flow("RUNNING", deployed=False), None, id="no-worker-can-start-it"),
@@ -96,6 +93,18 @@ def test_what_is_to_be_done(
     if step is not None:
         assert (step.attempt, step.most) == (1, 3)
         assert plan(record, flow_run, prefect_answers=False) is None, "what Prefect knows is needed for this"
+
+
+def test_a_process_that_came_and_died_is_not_waited_for(dataset: Any) -> None:
+    beat = database.now() - timedelta(seconds=40)
+    record = orphan(make_run(dataset, "CREATED"), flow_run_id=str(uuid.uuid4()), heartbeat_at=beat)
+    started_before = flow("RUNNING", ago=timedelta(seconds=60))
+    assert started_before.since is not None
+    assert datetime.now(UTC) - started_before.since < recovery.STARTING
+    step = plan(record, started_before)
+    assert step is not None
+    assert step.kind == "go_on"
+    assert plan(record, flow("RUNNING", ago=JUST_NOW)) is None, "this one is another, and may just start"
 
 
 def test_right_after_the_decision_the_decider_resumes(dataset: Any) -> None:
