@@ -23,6 +23,7 @@ from valflow import database, trail
 
 SAMPLES = "samples"
 _TIMES = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:\d\d| UTC)?")
+_NAMED_BY_TIME = re.compile(r"\d{8}-\d{6}")
 _HEX = re.compile(r"\b[0-9a-f]{32}\b")
 _UUID = re.compile(r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
 _LINK = re.compile(r"\b[0-9a-f]{64}\b")
@@ -95,7 +96,10 @@ def dump(db: Any, folder: Path) -> Dump:
         places[f"trail/{record['run']}"] = _canonical(broken)
     actions, repeated = plain.actions()
     places |= {f"{database.ACTIONS}/{text}": "there" for text in actions}
-    places |= {f"files/{p.relative_to(folder)}": _file(plain, p) for p in sorted(folder.rglob("*"))}
+    found = sorted(folder.rglob("*"))
+    places |= {
+        f"files/{_NAMED_BY_TIME.sub('time', str(p.relative_to(folder)))}": _file(plain, p) for p in found
+    }
     return Dump(places, repeated)
 
 

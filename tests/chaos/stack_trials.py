@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import random
+import sys
 import threading
 import time
 import uuid
@@ -87,7 +88,7 @@ class Killing:
                 if self._stack.kill(component):
                     number = self._first + len(self.kills)
                     self.kills.append(Kill(number, component, stage, time.monotonic() - self._start))
-                    print(f"  kill {number:>3} {component:<14} {stage}", flush=True)
+                    _tell(f"  kill {number:>3} {component:<14} {stage}")
                     break
                 if component == FLOW and stage == "IN_REVIEW":
                     break  # suspended: there is none
@@ -123,7 +124,7 @@ class Person:
             if _is_done(message) or (until is not None and _quietly(until)):
                 return None
             self._played.refused.append(f"{arguments[0]}: {message[:160]}")
-            print(f"  again: {self._played.refused[-1]}", flush=True)
+            _tell(f"  again: {self._played.refused[-1]}")
             assert time.monotonic() < deadline, f"{' '.join(arguments)} does not come through: {message}"
             time.sleep(1.0)
 
@@ -347,6 +348,11 @@ def draw_plan(
         # Every component is met as often as any other, in another order each time.
         plan.setdefault(phase, []).append((chance.uniform(0.0, pace[phase]), chance.choice(COMPONENTS)))
     return plan
+
+
+def _tell(line: str) -> None:
+    # What a command prints meanwhile is caught.
+    print(line, file=sys.__stdout__, flush=True)
 
 
 def _is_done(message: str) -> bool:
