@@ -149,13 +149,20 @@ def discard(run: str, decision: Decision, condition: dict[str, Any] | None = Non
             changes={
                 "decision": _as_document(decision, record),
                 "heartbeat_at": None,
+                "is_cleared": False,
                 **_figures_at_the_end(record),
             },
         )
     except IllegalTransition as refusal:
         raise IllegalTransition(f"{refusal}{actions.who_decided(runs.load(run))}") from None
+    return clear(record)
+
+
+def clear(record: runs.Record) -> runs.Record:
+    """Take the rest of a discarded run out of its dataset; already gone is fine."""
     drop_staging(record)
-    return record
+    database.runs().update_one({"run": record["run"]}, {"$set": {"is_cleared": True}})
+    return {**record, "is_cleared": True}
 
 
 def _figures_at_the_end(record: runs.Record) -> dict[str, Any]:

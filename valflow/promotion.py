@@ -11,7 +11,7 @@ from typing import Any
 
 from bson import ObjectId
 
-from valflow import database, runs
+from valflow import database, references, runs
 from valflow.decisions import drop_staging
 from valflow.errors import PromotionError
 from valflow.fingerprints import changed_samples
@@ -325,6 +325,7 @@ def _deleted_since(record: runs.Record, dataset: Any) -> dict[ObjectId, int]:
 
 def _register(record: runs.Record, dataset: Any) -> None:
     """Leave marks where FiftyOne users look: a custom run, and a saved view per problem tag."""
+    references.adopt(dataset, "runs", record["run"])
     if record["run"] not in dataset.list_runs():
         config = dataset.init_run(
             method="valflow",
@@ -338,6 +339,8 @@ def _register(record: runs.Record, dataset: Any) -> None:
     taken = {_address_of(name) for name in saved}
     for tag in dict.fromkeys([*problem_tag_counts(record["run"]), *sample_tags(record["run"])]):
         address = _address_of(tag)
+        if tag not in saved and references.adopt(dataset, "saved_views", tag):
+            continue
         if tag not in saved and address is not None and address not in taken:
             taken.add(address)
             dataset.save_view(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from valflow import database, homes, runs
+from valflow import database, homes, references, runs
 from valflow.schema_changes import changing
 
 PANEL = "auto_labeling"
@@ -91,6 +91,7 @@ def save_workspace(record: runs.Record, dataset: Any) -> str:
     )
     name = workspace_name(record["run"])
     with changing(dataset):
+        references.adopt(dataset, "workspaces", name)
         dataset.save_workspace(name, layout, description=f"Review of {record['name']}", overwrite=True)
     slug = str(to_slug(name))
     database.runs().update_one({"run": record["run"]}, {"$set": {"workspace": slug}})
