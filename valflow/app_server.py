@@ -41,7 +41,8 @@ def app_server(
         token: mark of the stack that it belongs to.
         cwd: its working directory, where models of one's own are imported from.
     """
-    command = [sys.executable, "-m", "fiftyone.server.main", "--address", address, "--port", str(port)]
+    command = [sys.executable, "-m", "valflow.serving", "app", "--address", address]
+    command += ["--port", str(port)]
     plugins = {"FIFTYONE_PLUGINS_DIR": str(link_plugins(folder / "plugins"))}
     host = LOCAL if address == "0.0.0.0" else address
     return Child(

@@ -11,6 +11,7 @@ from typing import Literal
 import psutil
 
 from valflow.errors import StackError
+from valflow.quiet import be_quiet
 
 # own: a MongoDB in the home's folder. default: what FiftyOne uses here without us.
 Database = Literal["own", "default"]
@@ -37,6 +38,7 @@ def enter_home() -> dict[str, str]:
             f"and models, found {folder!r}; set it and start the worker again"
         )
     os.chdir(folder)
+    be_quiet()
     return {"directory": folder}
 
 

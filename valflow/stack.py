@@ -33,7 +33,9 @@ from valflow.homes import Database, Record, environment, home, read_record, stat
 from valflow.leash import end_processes
 from valflow.mongod import Mongod, configured_uri, embedded_uris, without_password
 from valflow.processes import Child, free_port, is_port_taken, marked_processes
+from valflow.quiet import QUIET
 from valflow.reaper import EVERY, Reaper
+from valflow.serving import own_origins
 from valflow.waiting import Waiting
 from valflow.worker import POLL, Worker
 
@@ -268,20 +270,12 @@ class Stack:
 
     def _make_server(self) -> Child:
         port = self._record.ports["prefect"]
-        command = [
-            sys.executable,
-            "-m",
-            "prefect",
-            "server",
-            "start",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(port),
-        ]
+        command = [sys.executable, "-m", "valflow.serving", "prefect", "--address", "127.0.0.1"]
+        command += ["--port", str(port)]
         env = {
             **self._child_environment(),
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": os.environ.get("PREFECT_SERVER_CORS_ALLOWED_ORIGINS")
+            or own_origins(port),
             # The newer pages hide the resume form in a menu, and ask an analytics host from the browser.
             "PREFECT_SERVER_UI_V2_ENABLED": "false",
         }
@@ -311,7 +305,7 @@ class Stack:
         )
 
     def _deploy(self) -> None:
-        env = {**os.environ, **self._child_environment()}
+        env = {**QUIET, **os.environ, **self._child_environment()}
         wanted = json.dumps([asdict(deployment) for deployment in self._deployments])
         done = subprocess.run(
             [sys.executable, "-m", "valflow.schedules", wanted],
@@ -329,8 +323,6 @@ class Stack:
     def _child_environment(self) -> dict[str, str | None]:
         path = [str(self.home), *_code_folder(), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
         return {
-            "DO_NOT_TRACK": "1",
-            "FIFTYONE_DO_NOT_TRACK": "true",
             "PYTHONPATH": os.pathsep.join(dict.fromkeys(p for p in path if p)),
             "PYTHONUNBUFFERED": "1",
             # A hosted Prefect that the user is logged in to must not be reached from here.

@@ -20,6 +20,7 @@ from valflow.errors import (
     ValflowError,
 )
 from valflow.markup import for_terminal
+from valflow.quiet import be_quiet
 
 DONE, REFUSED, BAD_INPUT = 0, 1, 2
 _BAD_INPUT_ERRORS = (ConfigError, RunNotFound, SelectionError, AuditError, SuiteError)
@@ -32,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 done, awaiting review, or skipped; 1 the run failed or was refused; 2 bad input.
     """
     options = build_parser().parse_args(arguments)
+    be_quiet()
     # Models, suites and checks of the user's own are imported from where the command is given.
     sys.path.insert(0, os.getcwd())
     try:

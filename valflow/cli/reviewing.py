@@ -61,7 +61,7 @@ def _same_database() -> dict[str, str | None]:
     import fiftyone as fo
 
     uri = fo.config.database_uri
-    return {"FIFTYONE_DO_NOT_TRACK": "true", **({"FIFTYONE_DATABASE_URI": uri} if uri else {})}
+    return {"FIFTYONE_DATABASE_URI": uri} if uri else {}
 
 
 def _open(address: str | None, options: Any) -> None:
