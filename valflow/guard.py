@@ -8,11 +8,13 @@ which no page can change, tell such requests from those of the server's own page
 - ``Origin``: where the page comes from; browsers send it with everything but plain GET.
 - ``Sec-Fetch-Site``: the same in a word, for the GET requests that carry no origin.
 
-Programs send none of them and are let through: who can start programs here needs no browser.
+Programs send none of them and are let through, unless a login is asked for: what any program here may do needs none.
 """
 
 from __future__ import annotations
 
+import base64
+import hmac
 import ipaddress
 import os
 import socket
@@ -44,25 +46,37 @@ class Guard:
         app: the application behind it.
         hosts: names that the server is known by, beside this machine's own and plain addresses.
         origins: origins of pages from elsewhere that may use it; "*" for any.
+        login: ``user:secret`` that every request must bring (HTTP Basic); None asks for none.
     """
 
-    def __init__(self, app: App, *, hosts: Iterable[str] = (), origins: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        app: App,
+        *,
+        hosts: Iterable[str] = (),
+        origins: Iterable[str] = (),
+        login: str | None = None,
+    ) -> None:
         self.app = app
         self.hosts = frozenset(h.lower() for h in hosts) | {"localhost", socket.gethostname().lower()}
         self.origins = frozenset(origins)
+        self._expected = f"Basic {base64.b64encode(login.encode()).decode()}" if login else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or answer 403 with the reason."""
+        """Pass a request on, or answer 403 with the reason, or 401."""
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        why = self.objection(scope.get("method", "GET"), headers_of(scope))
+        headers, status = headers_of(scope), 403
+        why = self.objection(scope.get("method", "GET"), headers)
+        if why is None and not self._has_login(headers):
+            why, status = "expected the login of this server", 401
         if why is None:
             await self.app(scope, receive, send if self.origins else _closed_to_others(send))
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008, "reason": why[:120]})
         else:
-            await _refuse(send, why)
+            await _refuse(send, why, status)
 
     def objection(self, method: str, headers: dict[str, str]) -> str | None:
         """Why a request is refused, None where it is not.
@@ -92,6 +106,10 @@ class Guard:
         if site in ("none", "same-origin") or is_link or self.origins:
             return None
         return "expected a request of this server's own pages, found one that another page embeds"
+
+    def _has_login(self, headers: dict[str, str]) -> bool:
+        given = headers.get("authorization", "").encode("latin-1")
+        return self._expected is None or hmac.compare_digest(given, self._expected.encode("latin-1"))
 
     def _is_known(self, name: str) -> bool:
         return name in self.hosts
@@ -174,12 +192,14 @@ def _closed_to_others(send: Send) -> Send:
     return closed
 
 
-async def _refuse(send: Send, why: str) -> None:
+async def _refuse(send: Send, why: str, status: int) -> None:
     body = f"refused: {why}\n".encode("utf-8", "replace")
     headers = [
         (b"content-type", b"text/plain; charset=utf-8"),
         (b"x-content-type-options", b"nosniff"),
         (b"content-length", str(len(body)).encode()),
     ]
-    await send({"type": "http.response.start", "status": 403, "headers": headers})
+    if status == 401:
+        headers.append((b"www-authenticate", b'Basic realm="valflow", charset="UTF-8"'))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

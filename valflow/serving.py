@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 from valflow.guard import Guard, allowed_hosts
+from valflow.login import FOR_APP
 
 
 def serve_app(address: str, port: int) -> None:
@@ -12,8 +14,10 @@ def serve_app(address: str, port: int) -> None:
     import fiftyone as fo
     import fiftyone.server.main as server
 
+    # Taken out of the environment: what the server starts need not know it.
+    login = os.environ.pop(FOR_APP, None)
     origins = [o.strip() for o in (fo.config.allowed_origins or "").split(",") if o.strip()]
-    server.app = Guard(server.app, hosts=[address, *allowed_hosts()], origins=origins)
+    server.app = Guard(server.app, hosts=[address, *allowed_hosts()], origins=origins, login=login)
     server.start_server(port=port, address=address)
 
 
