@@ -78,8 +78,9 @@ def preview(run: str, reviewer: str) -> Preview:
         LabelsVanished: labels are gone from the review field without a recorded rejection.
         CertificateError: the run's certificate does not follow from its verdicts.
         SelectionError: the name is the machine's; labels drawn by hand are taken over under it.
+        DecisionRefused: it is not one of ``review.reviewers``.
     """
-    actions.check_person(reviewer)
+    actions.check_reviewer(runs.load(run), reviewer)
     record = certifying.conclude(run)
     _read_app_edits(record, reviewer)
     claimed = _claim_freeze(record, reviewer)
@@ -197,7 +198,6 @@ def _read_app_edits(record: runs.Record, reviewer: str) -> None:
 
 def _check_reviewer(record: runs.Record, decision: Decision) -> None:
     reviewer = decision.reviewer.strip()
-    allowed = record["config"]["review"]["reviewers"]
     if decision.via != actions.POLICY and reviewer.lower() in actions.MACHINE:
         raise DecisionRefused(
             f"{reviewer!r} is the name of the machine in every record; give a person's name"
@@ -206,8 +206,8 @@ def _check_reviewer(record: runs.Record, decision: Decision) -> None:
         raise DecisionRefused(
             "a decision needs the name of its reviewer: --reviewer NAME or VALFLOW_REVIEWER"
         )
-    if allowed and reviewer not in allowed and decision.via != actions.POLICY:
-        raise DecisionRefused(f"{reviewer!r} may not decide this run; its reviewers are {', '.join(allowed)}")
+    if decision.via != actions.POLICY:
+        actions.check_reviewer(record, reviewer)
 
 
 def _check_decision(record: runs.Record, decision: Decision, frozen: Preview) -> None:
