@@ -15,6 +15,7 @@ from bson import ObjectId
 from pymongo import UpdateOne
 
 from valflow import collector, database, ledger, runs
+from valflow.allowed_imports import check_allowed
 from valflow.config import FieldModelConfig, LabelingConfig, ModelConfig, PythonModelConfig
 from valflow.errors import ConfigError, InferenceFailed, StaleAttempt
 from valflow.label_types import DETECTIONS, INFERENCE_FAILED, LabelDict, LabelType, candidates, label_type_of
@@ -180,8 +181,9 @@ def load_model(config: PythonModelConfig) -> Any:
     """Instantiate a model once per process.
 
     Raises:
-        ConfigError: it does not import, or is no ``fiftyone.core.models.Model``.
+        ConfigError: it may not be imported here, does not import, or is no ``fiftyone.core.models.Model``.
     """
+    check_allowed(config.path)
     from fiftyone.core.models import Model
 
     try:
