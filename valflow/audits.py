@@ -223,6 +223,11 @@ def corrected_labels(record: runs.Record, items: Sequence[Mapping[str, Any]]) ->
     }
 
 
+def all_of(run: str) -> list[Audit]:
+    """All draws of a run, of every kind."""
+    return list(database.audits().find({"run": run}))
+
+
 def latest(run: str) -> Audit | None:
     """The last draw of labels of a run."""
     of_labels = {"run": run, "kind": {"$in": [SPOT_CHECK, CERTIFICATE]}}

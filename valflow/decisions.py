@@ -235,6 +235,7 @@ def _accept(record: runs.Record, decision: Decision, frozen: Preview) -> runs.Re
     time = database.now()
     opened = runs.aware(record["review"]["opened_at"])
     audit = audits.latest(record["run"])
+    document = _as_document(decision, record, frozen.digest)
     counts = {
         **record["counts"],
         **ledger.label_counts(frozen.class_table),
@@ -249,12 +250,15 @@ def _accept(record: runs.Record, decision: Decision, frozen: Preview) -> runs.Re
             "labels": frozen.labels,
             "samples": frozen.samples,
             "digest": frozen.digest,
-            "sealed": trail.seal(actions.history_of(record["run"]), record["action_seq"]),
+            "sealed": {
+                **trail.seal(actions.history_of(record["run"]), record["action_seq"]),
+                **trail.seal_decision(record, document, audits.all_of(record["run"])),
+            },
         },
         condition={"freezing.token": record["freezing"]["token"]},
         changes={
             "freezing": None,
-            "decision": _as_document(decision, record, frozen.digest),
+            "decision": document,
             "frozen": {
                 "token": frozen.token,
                 "digest": frozen.digest,
