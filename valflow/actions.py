@@ -15,7 +15,7 @@ from bson import ObjectId
 from pymongo import ReturnDocument, UpdateOne
 
 from valflow import database, ledger, mirroring, problem_tags, runs
-from valflow.errors import IllegalTransition, SelectionError
+from valflow.errors import DecisionRefused, IllegalTransition, SelectionError
 from valflow.label_types import APPROVED, REJECTED, WORKFLOW_TAGS
 from valflow.ledger import UNDECIDED, Expression, map_labels, state_change
 from valflow.selections import Selection, object_ids
@@ -60,6 +60,21 @@ def check_person(name: str) -> None:
         )
 
 
+def check_reviewer(record: runs.Record, name: str) -> None:
+    """Refuse who may not act on a run: the machine's names, and where ``review.reviewers`` is set, all others.
+
+    Raises:
+        SelectionError: the name is the machine's.
+        DecisionRefused: the name is not on the list.
+    """
+    check_person(name)
+    allowed = record["config"]["review"]["reviewers"]
+    if allowed and name.strip() not in allowed:
+        raise DecisionRefused(
+            f"{name.strip()!r} may not decide this run; its reviewers are {', '.join(allowed)}"
+        )
+
+
 def approve(run: str, selection: Selection, reviewer: str) -> ActionResult:
     """Approve the selected labels.
 
@@ -69,6 +84,7 @@ def approve(run: str, selection: Selection, reviewer: str) -> ActionResult:
     Raises:
         SelectionError: nothing that is selected can be approved.
         IllegalTransition: the run is not in review.
+        DecisionRefused: see ``check_reviewer``.
     """
     may: Expression = {"$eq": ["$$l.state", UNDECIDED]}
     if selection.label_ids:
@@ -83,6 +99,7 @@ def reject(run: str, selection: Selection, reviewer: str) -> ActionResult:
     Raises:
         SelectionError: nothing that is selected can be rejected.
         IllegalTransition: the run is not in review.
+        DecisionRefused: see ``check_reviewer``.
     """
     may = {"$ne": ["$$l.state", REJECTED]}
     return _decide(run, "reject", selection, reviewer, REJECTED, may, {"state": {"$ne": REJECTED}})
@@ -94,6 +111,7 @@ def reset(run: str, reviewer: str, classes: Sequence[str] = ()) -> ActionResult:
     Raises:
         SelectionError: no label of these classes is decided.
         IllegalTransition: the run is not in review.
+        DecisionRefused: see ``check_reviewer``.
     """
     selection = Selection(classes=tuple(classes), all=True)
     may = {"$ne": ["$$l.state", UNDECIDED]}
@@ -119,9 +137,10 @@ def undo(run: str, reviewer: str, *, own: bool = False) -> ActionResult:
     Raises:
         SelectionError: there is no such action.
         IllegalTransition: the run is not in review.
+        DecisionRefused: see ``check_reviewer``.
     """
-    check_person(reviewer)
     record = runs.load(run)
+    check_reviewer(record, reviewer)
     _read_app_edits(record["run"])
     last = last_undoable(record["run"], reviewer if own else None)
     if last is None:
@@ -173,12 +192,13 @@ def tag(run: str, name: str, selection: Selection, reviewer: str, note: str | No
     Raises:
         SelectionError: no label is selected, or the tag is one of the workflow's own.
     """
-    check_person(reviewer)
+    record = runs.load(run)
+    check_reviewer(record, reviewer)
     if not name.strip() or name in WORKFLOW_TAGS:
         raise SelectionError(
             f"expected a problem tag or one of your own, found {name!r}; {', '.join(WORKFLOW_TAGS)} are the workflow's"
         )
-    run = runs.load(run)["run"]
+    run = record["run"]
     _check_known(run, selection)
     if not _count(run, selection, {"$ne": ["$$l._id", None]}):
         raise SelectionError(_nothing_selected(run, selection, "tagged"))
@@ -302,8 +322,9 @@ def _decide(
         may: whether the entry ``$$l`` may be brought there.
         may_query: the same as a query on one entry; None also takes their marks of failed checks off.
     """
-    check_person(reviewer)
-    run = runs.load(run)["run"]
+    record = runs.load(run)
+    check_reviewer(record, reviewer)
+    run = record["run"]
     _read_app_edits(run)
     _check_known(run, selection)
     selected = _count(run, selection, {"$ne": ["$$l._id", None]})

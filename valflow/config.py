@@ -236,7 +236,7 @@ class ReviewConfig(Section):
         True, description="Without review the run decides by policy, once evidence allows it"
     )
     reviewers: list[str] = Field(
-        default_factory=list, description="Who may decide; empty: anybody with a name"
+        default_factory=list, description="Who may act on the run; empty: anybody with a name"
     )
     note: str | None = Field(None, description="Shown to the reviewer")
     remind_after: Duration | None = Field(

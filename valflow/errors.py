@@ -18,6 +18,7 @@ ValflowError
 ├── RollbackRefused      a rollback without the name, the state or the digest it needs
 ├── EvaluationError      the evaluation cannot be computed or would replace somebody else's
 ├── ExportError          the export failed, or differs from the dataset when read back
+├── OutsideFolder        a file would land outside the folder that was chosen for it
 ├── DatabaseError        the database cannot be reached or used
 └── StackError           a server, worker or other child process did not start or answer
 """
@@ -113,6 +114,10 @@ class EvaluationError(ValflowError):
 
 class ExportError(ValflowError):
     """An export failed, or differs from the dataset when it is read back."""
+
+
+class OutsideFolder(ValflowError):
+    """A file would land outside the folder that was chosen for it."""
 
 
 class DatabaseError(ValflowError):

@@ -80,11 +80,13 @@ def roll_back(
     Raises:
         RollbackRefused: the run is not finalized, or differs from what the person saw.
         SelectionError: the name is the machine's.
+        DecisionRefused: the name is not one of ``review.reviewers``.
     """
     actions.check_person(reviewer)
     if not reviewer.strip():
         raise RollbackRefused("a rollback needs the name of who does it: --reviewer NAME or VALFLOW_REVIEWER")
     record = runs.load(run)
+    actions.check_reviewer(record, reviewer)
     if record["state"] == State.ROLLING_BACK.value and runs.is_alive(record):
         raise RunBusy(
             f"{record['rollback']['reviewer']} is rolling run {run} back just now (process {record['process']})",

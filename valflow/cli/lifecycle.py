@@ -21,8 +21,8 @@ _LONGEST_WAIT = 3600.0
 # Without a server, Prefect starts a temporary one; a busy machine needs longer than its usual 20 s.
 _PREFECT_SETTINGS = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "DO_NOT_TRACK": "1",
+    # No page in a browser may read the temporary server's answers; Prefect's own default lets all.
+    "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": "http://127.0.0.1",
 }
 
 

@@ -294,6 +294,12 @@ def _add_by_the_clock(add: Add) -> None:
     up.add_argument(
         "--database", choices=("own", "default"), help="own: a MongoDB in .valflow/; default: FiftyOne's"
     )
+    up.add_argument(
+        "--secure",
+        action=argparse.BooleanOptionalAction,
+        help="Prefect and App ask for the login in .valflow/login (default: as the last time)",
+    )
+    up.add_argument("--new-secret", action="store_true", help="with a new secret; implies --secure")
     up.add_argument("--port", type=int, help="of the FiftyOne App (default: 5151, or a free one)")
     up.add_argument("--prefect-port", type=int, help="of the Prefect server (default: 4200, or a free one)")
 
