@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import importlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -14,7 +13,7 @@ from typing import Any
 from bson import ObjectId
 from pymongo import UpdateOne
 
-from valflow import class_names, collector, database, intake, ledger, runs
+from valflow import class_names, collector, database, image_files, intake, ledger, runs
 from valflow.config import FieldModelConfig, LabelingConfig, ModelConfig, PythonModelConfig
 from valflow.errors import ConfigError, InferenceFailed, StaleAttempt
 from valflow.label_types import DETECTIONS, INFERENCE_FAILED, LabelDict, LabelType, candidates, label_type_of
@@ -258,8 +257,8 @@ def _read_image(path: str | None) -> Any:
 
     if path is None:
         return LookupError("the sample was deleted")
-    if not os.path.isfile(path):
-        return FileNotFoundError("no such file")
+    if problem := image_files.problem_of(path):
+        return ValueError(problem)
     try:
         image = foui.read(path)
     except Exception as error:  # noqa: BLE001 - decoders raise many types; recorded as the sample's failure
