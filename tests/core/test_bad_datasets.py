@@ -103,7 +103,8 @@ def with_bad_files(tmp_path: Path) -> Any:
 
 def test_files_that_no_model_can_read_are_counted_with_their_reason(with_bad_files: Any) -> None:
     python = {"kind": "python", "path": "tests.models:Corner"}
-    run = make_run(with_bad_files, "PREDICTED", model=python, max_failed_share=1.0)
+    changes = {"model": python, "max_failed_share": 1.0, "review": CHECKLESS}
+    run = make_run(with_bad_files, "PREDICTED", **changes)
     found = [outcomes_of(run)[i] for i in with_bad_files.values("id")]
     assert found[0] == ("labelled", None)
     for (status, reason), (name, (_, why)) in zip(found[1:], FILES.items(), strict=True):
@@ -420,9 +421,7 @@ def test_a_label_whose_id_stands_in_the_label_field_already_is_refused_before_an
     taken = first["auto_in_review"]["detections"][0]
     database.samples_of(dataset).update_one({"_id": first["_id"]}, {"$push": {"auto.detections": taken}})
     before = documents(dataset)
-    with pytest.raises(
-        PromotionError, match=f"1 of the labels .* in the label field already: {taken['_id']}"
-    ):
+    with pytest.raises(PromotionError, match=f"1 of the labels .* label field already: {taken['_id']}"):
         promotion.promote(runs.load(run), dataset)
     assert documents(dataset) == before
     assert runs.load(run)["state"] == "VALIDATED"

@@ -78,8 +78,7 @@ def walked(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walk
         "review": {"checklist": []},
         "evaluation": {"ground_truth": "truth"},
         "export": [
-            {"format": name, "dir": str(folder / "exports")}
-            for name in ("coco", "yolov5", "cvat", "fiftyone")
+            {"format": name, "dir": str(folder / "exports")} for name in ("coco", "yolov5", "fiftyone")
         ],
     }
     outcome = start(**values)
@@ -157,7 +156,7 @@ def test_everything_after_the_finalization_went_well(walked: Walked) -> None:
     labels = sum(map(len, walked.final.values()))
     assert record["verification"]["written"] == labels
     assert [(e["format"], e["labels"], e["verified"]) for e in record["exports"]] == [
-        (name, labels, True) for name in ("coco", "yolov5", "cvat", "fiftyone")
+        (name, labels, True) for name in ("coco", "yolov5", "fiftyone")
     ]
     assert record["metrics"]["run"]["approved"]["labels"] == labels
 
