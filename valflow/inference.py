@@ -9,7 +9,7 @@ from typing import Any
 from bson import ObjectId
 from pymongo import UpdateOne
 
-from valflow import collector, database, ledger, runs, schema_changes
+from valflow import collector, database, intake, ledger, runs, schema_changes
 from valflow.config import LabelingConfig, MergeModelConfig, ModelConfig
 from valflow.errors import InferenceFailed, StaleAttempt
 from valflow.label_types import DETECTIONS, INFERENCE_FAILED, LabelDict, LabelType, candidates, label_type_of
@@ -152,7 +152,8 @@ def finish_inference(record: runs.Record) -> runs.Record:
     total, failed = sum(by_status.values()), by_status.get(ledger.FAILED, 0)
     counts = {"samples": total, "failed_samples": failed, "empty_samples": by_status.get(ledger.EMPTY, 0)}
     failures = _describe_failures(record)
-    runs.update(runs.fence_of(record), {"counts": counts, "failed": failures})
+    changes = {"counts": counts, "failed": failures, "intake": ledger.noted_counts(record["run"])}
+    runs.update(runs.fence_of(record), changes)
     if total and failed / total > config.max_failed_share:
         # Another try must look at them again.
         database.ledger().delete_many({"run": record["run"], "status": ledger.FAILED})
@@ -212,18 +213,26 @@ def _write_batch(
     outcomes: list[tuple[ObjectId, str, str | None]] = []
     failed: list[ObjectId] = []
     found: dict[ObjectId, list[LabelDict]] = {}
+    noted: dict[ObjectId, dict[str, int]] = {}
+    samples = database.samples_of(dataset)
+    sizes = intake.large_samples(samples, sample_ids)
     for sample_id, prediction in zip(sample_ids, predictions, strict=True):
-        if isinstance(prediction, Exception):
-            outcomes.append((sample_id, ledger.FAILED, str(prediction)))
+        labels: list[LabelDict] = []
+        problem = prediction if isinstance(prediction, Exception) else None
+        if not isinstance(prediction, Exception):
+            usable, odd = intake.take_in(prediction, label_type_of(record))
+            labels = candidates(
+                usable, record["run"], sample_id, min_confidence=config.min_confidence, classes=classes
+            )
+            noted[sample_id] = odd + intake.left_out(usable, labels, config.min_confidence)
+            problem = intake.why_not_storable(labels, sizes.get(sample_id, 0))
+        if problem is not None:
+            outcomes.append((sample_id, ledger.FAILED, str(problem)))
             failed.append(sample_id)
             continue
-        labels = candidates(
-            prediction, record["run"], sample_id, min_confidence=config.min_confidence, classes=classes
-        )
         outcomes.append((sample_id, ledger.LABELLED if labels else ledger.EMPTY, None))
         if labels:
             found[sample_id] = labels
-    samples = database.samples_of(dataset)
     if failed:
         samples.update_many(
             {"_id": {"$in": failed}},
@@ -234,7 +243,7 @@ def _write_batch(
         {"_id": done, "tags": INFERENCE_FAILED},
         {"$pull": {"tags": INFERENCE_FAILED}, "$currentDate": {"last_modified_at": True}},
     )
-    ledger.account(record["run"], outcomes, _stage(record, samples, found))
+    ledger.account(record["run"], outcomes, _stage(record, samples, found), noted)
     return {s: sum(o[1] == s for o in outcomes) for s in (ledger.LABELLED, ledger.EMPTY, ledger.FAILED)}
 
 

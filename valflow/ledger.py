@@ -66,6 +66,7 @@ def account(
     run: str,
     outcomes: Iterable[tuple[ObjectId, str, str | None]],
     predictions: Mapping[ObjectId, Sequence[LabelDict]] | None = None,
+    noted: Mapping[ObjectId, Mapping[str, int]] | None = None,
 ) -> None:
     """Record what became of samples, with their labels, undecided.
 
@@ -75,10 +76,12 @@ def account(
         run: key of the run.
         outcomes: ``(sample_id, status, reason)``.
         predictions: the labels that were staged, by sample.
+        noted: what was odd about the labels of a sample, counted by the keys of ``intake.WORDS``.
     """
     documents = [
         {"run": run, "sample_id": sample_id, "status": status, "reason": reason}
         | _entered((predictions or {}).get(sample_id, ()))
+        | ({"noted": dict(odd)} if (odd := (noted or {}).get(sample_id)) else {})
         for sample_id, status, reason in outcomes
     ]
     if not documents:
@@ -110,6 +113,19 @@ def status_counts(run: str) -> dict[str, int]:
     seen = sum(n for status, n in counts.items() if status != DRAWN)
     waiting = sum(len(shard["sample_ids"]) for shard in shards(run)) - seen
     return {**counts, PENDING: waiting} if waiting > 0 else counts
+
+
+def noted_counts(run: str) -> dict[str, int]:
+    """What was odd about the predictions of a run, by the keys of ``intake.WORDS``."""
+    groups = database.ledger().aggregate(
+        [
+            {"$match": {"run": run, "noted": {"$exists": True}}},
+            {"$project": {"_id": 0, "n": {"$objectToArray": "$noted"}}},
+            {"$unwind": "$n"},
+            {"$group": {"_id": "$n.k", "n": {"$sum": "$n.v"}}},
+        ]
+    )
+    return {g["_id"]: g["n"] for g in groups}
 
 
 def failed_samples(run: str, limit: int = 1000) -> list[dict[str, Any]]:

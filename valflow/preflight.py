@@ -22,6 +22,7 @@ _UNSUPPORTED_MEDIA = {
     "group": "its samples come in slices, and FiftyOne reads and saves only the active one",
     "3d": "detections in space have no box in an image",
     "point-cloud": "detections in space have no box in an image",
+    "unknown": "FiftyOne does not know images by these file names; give the files their usual endings",
 }
 
 
@@ -46,8 +47,8 @@ def check(config: LabelingConfig, more_problems: Sequence[str] = ()) -> Any:
         raise ConfigError([f"dataset: {_unknown('dataset', config.dataset, fo.list_datasets())}", *problems])
     dataset = fo.load_dataset(config.dataset)
     dataset.reload()
-    if dataset.media_type in _UNSUPPORTED_MEDIA:
-        reason = _UNSUPPORTED_MEDIA[dataset.media_type]
+    if dataset.media_type not in ("image", None):
+        reason = _UNSUPPORTED_MEDIA.get(dataset.media_type, "only images can be labelled")
         problems.insert(
             0,
             f"dataset: expected images, {config.dataset!r} holds media of type {dataset.media_type!r}: {reason}",

@@ -51,6 +51,7 @@ def promote(record: runs.Record, dataset: Any, progress: Progress | None = None)
         advance(record["state"], Event.BEGIN_FINALIZE, record.get("failed_from"))
     _check_frozen(record)
     if begins:
+        _check_ids_are_free(record, dataset)
         record = runs.transition(
             record,
             Event.BEGIN_FINALIZE,
@@ -123,6 +124,49 @@ def _check_frozen(record: runs.Record) -> None:
             f"the frozen labels of run {record['run']} are not those that {record['decision']['reviewer']} confirmed: "
             f"expected {record['frozen']['labels']} labels with digest {record['frozen']['digest'][:12]}, found "
             f"{labels} with {digest[:12]}. Nothing was written; somebody changed {database.LEDGER} by hand"
+        )
+
+
+def _check_ids_are_free(record: runs.Record, dataset: Any) -> None:
+    """Make sure that no frozen label has the id of a label that is in the label field already.
+
+    Such a label would be taken for one that an interrupted finalization has written, and be passed over.
+
+    Raises:
+        PromotionError: names some of them.
+    """
+    if not dataset.has_field(record["label_field"]):
+        return
+    path = label_type_of(record).list_path(record["label_field"])
+    frozen = {
+        "run": record["run"],
+        "frozen.token": record["frozen"]["token"],
+        "frozen.labels.0": {"$exists": True},
+    }
+    there = {
+        "from": dataset._sample_collection_name,
+        "localField": "sample_id",
+        "foreignField": "_id",
+        "as": "s",
+    }
+    ids = {"$ifNull": [{"$first": f"$s.{path}._id"}, []]}
+    taken = [
+        i
+        for found in database.ledger().aggregate(
+            [
+                {"$match": frozen},
+                {"$lookup": there},
+                {"$project": {"_id": 0, "ids": {"$setIntersection": ["$frozen.labels._id", ids]}}},
+                {"$match": {"ids.0": {"$exists": True}}},
+            ]
+        )
+        for i in found["ids"]
+    ]
+    if taken:
+        raise PromotionError(
+            f"{len(taken)} of the labels that run {record['run']} would write have ids that are in the label field "
+            f"already: {', '.join(map(str, taken[:3]))}. Nothing was written. Somebody copied them there: remove "
+            "these copies, and run the finalization again"
         )
 
 

@@ -19,7 +19,8 @@ def suite_parameters(record: runs.Record, dataset: Any) -> dict[str, Any]:
     """What suites may refer to as ``$PARAMETER``: classes, bounds, and the class mix of the run before."""
     config = LabelingConfig.model_validate(record["config"])
     return {
-        "classes": allowed_classes(record, dataset),
+        # No list restricts nothing; an empty one would allow nothing.
+        "classes": allowed_classes(record, dataset) or None,
         "max_labels_per_sample": config.validation.max_labels_per_sample,
         "min_confidence": config.min_confidence,
         "previous_class_mix": previous_class_mix(record),

@@ -8,7 +8,7 @@ from typing import Any
 
 from bson import ObjectId
 
-from valflow import collector, database
+from valflow import class_names, collector, database
 from valflow.config import FieldModelConfig
 from valflow.label_types import DETECTIONS
 
@@ -29,8 +29,7 @@ class FieldSource:
 
     def classes(self, dataset: Any) -> list[str]:
         """Classes that the field holds."""
-        found = database.samples_of(dataset).distinct(f"{DETECTIONS.list_path(self.field)}.label")
-        return sorted(label for label in found if label is not None)
+        return class_names.names_in(dataset, f"{DETECTIONS.list_path(self.field)}.label")
 
     @collector.paused()
     def fetch(self, dataset: Any, sample_ids: Sequence[ObjectId]) -> list[Any]:
