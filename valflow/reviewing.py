@@ -158,6 +158,13 @@ def known_labels(run: str, ids: Sequence[str]) -> set[str]:
     return {str(e["_id"]) for d in found for e in d["labels"] if e["_id"] in wanted}
 
 
+def knows(run: str, one: str) -> bool:
+    """Whether an id is that of a label of the run, or of a sample that it has looked at."""
+    [wanted] = object_ids([one], "label or sample")
+    named = {"$or": [{"sample_id": wanted}, {"labels._id": wanted}]}
+    return database.ledger().find_one({"run": run, **named}, {"_id": 1}) is not None
+
+
 def count(run: str, selection: Selection) -> int:
     """Number of labels that are selected."""
     return ledger.count_where({"run": run, **selection.document_query()}, selection.condition())
