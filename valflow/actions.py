@@ -200,7 +200,7 @@ def tag(run: str, name: str, selection: Selection, reviewer: str, note: str | No
         )
     run = record["run"]
     _check_known(run, selection)
-    if not _count(run, selection, {"$ne": ["$$l._id", None]}):
+    if not ledger.count_where({"run": run, **selection.document_query()}, selection.condition()):
         raise SelectionError(_nothing_selected(run, selection, "tagged"))
     record = begin(run)
     seq = record["action_seq"]
@@ -327,8 +327,9 @@ def _decide(
     run = record["run"]
     _read_app_edits(run)
     _check_known(run, selection)
-    selected = _count(run, selection, {"$ne": ["$$l._id", None]})
-    if not _count(run, selection, may):
+    documents = {"run": run, **selection.document_query()}
+    selected, possible = ledger.count_both(documents, selection.condition(), may)
+    if not possible:
         raise SelectionError(
             _nothing_selected(run, selection, {"approve": "approved", "reject": "rejected"}.get(event, event))
         )
@@ -451,11 +452,6 @@ def _check_uppermost(run: str, seq: int) -> None:
     )
 
 
-def _count(run: str, selection: Selection, may: Expression) -> int:
-    condition = {"$and": [selection.condition(), may]}
-    return ledger.count_where({"run": run, **selection.document_query()}, condition)
-
-
 def _check_known(run: str, selection: Selection) -> None:
     """Refuse a selection that names classes, labels or samples without labels in the run.
 
@@ -472,9 +468,8 @@ def _check_known(run: str, selection: Selection) -> None:
             f"run {run} has no labels of class {', '.join(lost)}; its classes: {', '.join(known[:30])}"
         )
     wanted = object_ids(selection.label_ids, "label")
-    found: Any = (
-        documents.find({"run": run, "labels._id": {"$in": wanted}}, {"labels._id": 1}) if wanted else []
-    )
+    where = {"run": run, **selection.place_query(), "labels._id": {"$in": wanted}}
+    found: Any = documents.find(where, {"labels._id": 1}) if wanted else []
     there = {entry["_id"] for document in found for entry in document["labels"]}
     lost = [str(i) for i in wanted if i not in there]
     if lost:
