@@ -26,7 +26,7 @@ from valflow import (
     trail,
     worker,
 )
-from valflow.config import LabelingConfig, PythonModelConfig
+from valflow.config import LabelingConfig, MergeModelConfig, PythonModelConfig
 from valflow.database import RUNS
 from valflow.errors import ConfigError, StackError
 from valflow.login import login_file
@@ -371,6 +371,8 @@ def _ports(home: Path) -> list[Finding]:
 def _model(home: Path, config: LabelingConfig) -> Finding:
     from valflow.models.python import open_python
 
+    if isinstance(config.model, MergeModelConfig):
+        return Finding("model", True, f"predictions of {', '.join(config.model.runs)}; nothing to import")
     if not isinstance(config.model, PythonModelConfig):
         return Finding("model", True, f"predictions of the field {config.model.field!r}; nothing to import")
     sys.path.insert(0, str(home))  # as in a flow run

@@ -218,7 +218,7 @@ def _write_batch(
     sizes = intake.large_samples(samples, sample_ids)
     for sample_id, prediction in zip(sample_ids, predictions, strict=True):
         labels: list[LabelDict] = []
-        problem = prediction if isinstance(prediction, Exception) else None
+        problem: Exception | str | None = prediction if isinstance(prediction, Exception) else None
         if not isinstance(prediction, Exception):
             usable, odd = intake.take_in(prediction, label_type_of(record))
             labels = candidates(

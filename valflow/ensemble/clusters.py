@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -128,7 +129,7 @@ def _assigned(left: np.ndarray, right: np.ndarray, iou: np.ndarray) -> tuple[np.
 
 
 def _joined(a: LabelTable, b: LabelTable) -> LabelTable:
-    columns = {
+    columns: dict[str, Any] = {
         f.name: np.concatenate([getattr(a, f.name), getattr(b, f.name)])
         for f in fields(LabelTable)
         if f.name != "classes"
