@@ -212,6 +212,26 @@ class CertifiedApproval(Section):
     )
 
 
+class RunnerConfig(Section):
+    """Where shards are predicted, and how many at a time."""
+
+    kind: Literal["thread", "process", "dask"] = Field(
+        "thread", description="thread: in the run's process; process: in several here; dask: on a cluster"
+    )
+    workers: Count = Field(
+        1, le=256, description="Shards at a time; threads share the model, processes have one each"
+    )
+    address: str | None = Field(
+        None, min_length=1, description="Of a Dask scheduler; empty starts a cluster of processes here"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RunnerConfig:
+        if self.address is not None and self.kind != "dask":
+            raise ValueError(f"address is that of a Dask scheduler, but kind is {self.kind}; say kind: dask")
+        return self
+
+
 class ReviewAll(Section):
     """Every label waits for a person."""
 
@@ -315,6 +335,7 @@ class LabelingConfig(Section):
     min_confidence: Share = Field(0.15, description="Candidate floor: predictions below it are not kept")
     batch_size: Count = Field(64, le=4096, description="Images per call of the model")
     shard_size: Count | None = Field(None, description="Samples per shard; empty chooses")
+    runner: RunnerConfig = Field(default_factory=RunnerConfig, description="Where shards are predicted")
     max_failed_share: Share = Field(
         0.05, description="More failed samples than this stop the run before the review"
     )
@@ -566,6 +587,7 @@ _KINDS: dict[str, dict[str, type[BaseModel]]] = {
 _SECTIONS: dict[str, type[BaseModel]] = {
     "": LabelingConfig,
     "target": TargetConfig,
+    "runner": RunnerConfig,
     "review": ReviewConfig,
     "validation": ValidationConfig,
     "evaluation": EvaluationConfig,

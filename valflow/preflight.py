@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -41,7 +42,12 @@ def check(config: LabelingConfig, more_problems: Sequence[str] = ()) -> Any:
     """
     import fiftyone as fo
 
-    problems = [*_folder_problems(config), *_export_problems(config), *more_problems]
+    problems = [
+        *_folder_problems(config),
+        *_export_problems(config),
+        *_runner_problems(config),
+        *more_problems,
+    ]
     database.connection()
     if not fo.dataset_exists(config.dataset):
         raise ConfigError([f"dataset: {_unknown('dataset', config.dataset, fo.list_datasets())}", *problems])
@@ -221,6 +227,12 @@ def unwritable(folder: Path) -> str | None:
     if not place.is_dir():
         return f"expected a folder, {place} is a file"
     return None if os.access(place, os.W_OK | os.X_OK) else f"no right to write into {place}"
+
+
+def _runner_problems(config: LabelingConfig) -> list[str]:
+    if config.runner.kind != "dask" or importlib.util.find_spec("prefect_dask") is not None:
+        return []
+    return ["runner.kind: dask needs the extra `dask`, which is not installed: pip install 'valflow[dask]'"]
 
 
 def _export_problems(config: LabelingConfig) -> list[str]:
