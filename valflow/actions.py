@@ -148,6 +148,11 @@ def undo(run: str, reviewer: str, *, own: bool = False) -> ActionResult:
             f"run {record['run']} has no action of {reviewer if own else 'a person'} left to undo; "
             "`undo --all` takes back the policy's approvals as well"
         )
+    if runs.is_alive(last.get("writing") or {}):
+        # What it still writes would stay, although it was taken back.
+        raise IllegalTransition(
+            f"action {last['seq']} of {last['actor']} is being written just now; try again in a moment"
+        )
     if own:
         _check_uppermost(record["run"], last["seq"])
     if last["event"] == "judge":
@@ -195,7 +200,7 @@ def tag(run: str, name: str, selection: Selection, reviewer: str, note: str | No
         )
     run = record["run"]
     _check_known(run, selection)
-    if not _count(run, selection, {"$ne": ["$$l._id", None]}):
+    if not ledger.count_where({"run": run, **selection.document_query()}, selection.condition()):
         raise SelectionError(_nothing_selected(run, selection, "tagged"))
     record = begin(run)
     seq = record["action_seq"]
@@ -224,7 +229,7 @@ def tag(run: str, name: str, selection: Selection, reviewer: str, note: str | No
 
 
 def judge_labels(run: str, reviewer: str, consequences: Mapping[str, Sequence[ObjectId]], audit: Any) -> int:
-    """Act on audit verdicts; returns the number of the action.
+    """Act on audit verdicts; returns the number of the action, for ``finished`` once the verdicts are on record.
 
     A label that somebody rejected since the draw stays rejected, and one that somebody approved needs no approval.
 
@@ -238,7 +243,7 @@ def judge_labels(run: str, reviewer: str, consequences: Mapping[str, Sequence[Ob
     record = begin(run)
     seq = record["action_seq"]
     counts = {state: len(ids) for state, ids in consequences.items()}
-    record_action(record, "judge", reviewer, {"audit": str(audit), **counts})
+    record_action(record, "judge", reviewer, {"audit": str(audit), **counts}, writing=runs.sign_of_life())
     may: dict[str, Expression] = {
         REJECTED: {"$ne": ["$$l.state", REJECTED]},
         UNDECIDED: {"$eq": ["$$l.state", APPROVED]},
@@ -322,14 +327,15 @@ def _decide(
     run = record["run"]
     _read_app_edits(run)
     _check_known(run, selection)
-    selected = _count(run, selection, {"$ne": ["$$l._id", None]})
-    if not _count(run, selection, may):
+    documents = {"run": run, **selection.document_query()}
+    selected, possible = ledger.count_both(documents, selection.condition(), may)
+    if not possible:
         raise SelectionError(
             _nothing_selected(run, selection, {"approve": "approved", "reject": "rejected"}.get(event, event))
         )
     record = begin(run)
     seq = record["action_seq"]
-    record_action(record, event, reviewer, selection.describe())
+    record_action(record, event, reviewer, selection.describe(), writing=runs.sign_of_life())
     condition = {"$and": [selection.condition(), may]}
     query, entry = selection.document_query(), selection.entry_query()
     if may_query is not None and entry is not None:
@@ -341,6 +347,7 @@ def _decide(
         stages = [map_labels(condition, change), {"$set": {"dirty": seq}}]
         database.ledger().update_many({"run": run, **query}, stages)
     mirroring.mirror_soon(record, database.dataset_of(record))
+    finished(run, seq)
     changed = ledger.count_labels(run, {"action": seq})
     left = {"left as they are": selected - changed} if selected > changed else {}
     return ActionResult(run, seq, event, changed, left)
@@ -366,7 +373,14 @@ def require_review(record: runs.Record) -> None:
             raise IllegalTransition(lots.in_words(record))
         raise IllegalTransition(
             f"run {record['run']} is {record['state']}; labels can be decided only while it is {State.IN_REVIEW.value}"
+            f"{who_decided(record)}"
         )
+
+
+def who_decided(record: runs.Record) -> str:
+    """The end of a sentence for whoever comes too late; empty where nobody has decided."""
+    decision = record.get("decision")
+    return f": {decision['reviewer']} decided to {decision['decision']} it" if decision else ""
 
 
 def not_being_confirmed() -> dict[str, Any]:
@@ -411,6 +425,11 @@ def record_action(record: runs.Record, event: str, actor: str, selector: dict[st
     )
 
 
+def finished(run: str, seq: int) -> None:
+    """Say that an action has written everything, so that it can be taken back."""
+    database.actions().update_one({"run": run, "seq": seq}, {"$unset": {"writing": ""}})
+
+
 def _record_once(run: str, seq: int, event: str, actor: str, selector: dict[str, Any]) -> None:
     """Write down an action of a stage that may be repeated; already there is fine."""
     action = {"event": event, "actor": actor, "selector": selector, "time": database.now(), "undone_by": None}
@@ -433,11 +452,6 @@ def _check_uppermost(run: str, seq: int) -> None:
     )
 
 
-def _count(run: str, selection: Selection, may: Expression) -> int:
-    condition = {"$and": [selection.condition(), may]}
-    return ledger.count_where({"run": run, **selection.document_query()}, condition)
-
-
 def _check_known(run: str, selection: Selection) -> None:
     """Refuse a selection that names classes, labels or samples without labels in the run.
 
@@ -454,9 +468,8 @@ def _check_known(run: str, selection: Selection) -> None:
             f"run {run} has no labels of class {', '.join(lost)}; its classes: {', '.join(known[:30])}"
         )
     wanted = object_ids(selection.label_ids, "label")
-    found: Any = (
-        documents.find({"run": run, "labels._id": {"$in": wanted}}, {"labels._id": 1}) if wanted else []
-    )
+    where = {"run": run, **selection.place_query(), "labels._id": {"$in": wanted}}
+    found: Any = documents.find(where, {"labels._id": 1}) if wanted else []
     there = {entry["_id"] for document in found for entry in document["labels"]}
     lost = [str(i) for i in wanted if i not in there]
     if lost:

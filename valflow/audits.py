@@ -144,6 +144,7 @@ def judge(run: str, verdicts: Mapping[int, str], reviewer: str) -> Audit:
         return audit
     action = actions.judge_labels(record["run"], reviewer, _consequences(record, audit, fresh), audit["_id"])
     record_verdicts(audit, fresh, reviewer, action)
+    actions.finished(record["run"], action)
     if audit["kind"] == CERTIFICATE:
         from valflow.certifying import conclude
 

@@ -102,9 +102,10 @@ def judge(run: str, verdicts: Mapping[int, str], reviewer: str) -> Audit:
         "images": len(fresh),
         "incomplete": len(incomplete),
     }
-    actions.record_action(record, actions.JUDGE_IMAGES, reviewer, selector)
+    actions.record_action(record, actions.JUDGE_IMAGES, reviewer, selector, writing=runs.sign_of_life())
     problem_tags.put_on_samples(record, database.dataset_of(record), MISSING_OBJECT, seq, incomplete)
     audits.record_verdicts(audit, fresh, reviewer, seq)
+    actions.finished(record["run"], seq)
     return current(record["run"])
 
 

@@ -5,6 +5,7 @@ ValflowError
 ├── RunNotFound          no run of that key
 ├── RunBusy              another run of the dataset and field is open, or another process holds this one
 ├── IllegalTransition    an event that the run's state does not allow
+├── RecordTooNew         a run's record was written by a newer valflow
 ├── StaleAttempt         this process was given up for dead and may not write any more
 ├── SelectionError       a selection of labels that is empty or names what does not exist
 ├── AuditError           a draw or a verdict that cannot be accepted
@@ -57,6 +58,10 @@ class RunBusy(ValflowError):
 
 class IllegalTransition(ValflowError):
     """The run's state does not allow this event."""
+
+
+class RecordTooNew(ValflowError):
+    """A newer valflow wrote this run's record."""
 
 
 class StaleAttempt(ValflowError):

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import functools
-import importlib
-import json
-import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Sequence
 from typing import Any
 
 from bson import ObjectId
 from pymongo import UpdateOne
 
-from valflow import collector, database, ledger, runs
-from valflow.allowed_imports import check_allowed
-from valflow.config import FieldModelConfig, LabelingConfig, ModelConfig, PythonModelConfig
-from valflow.errors import ConfigError, InferenceFailed, StaleAttempt
+from valflow import collector, database, intake, ledger, runs, schema_changes
+from valflow.config import LabelingConfig, MergeModelConfig, ModelConfig
+from valflow.errors import InferenceFailed, StaleAttempt
 from valflow.label_types import DETECTIONS, INFERENCE_FAILED, LabelDict, LabelType, candidates, label_type_of
+from valflow.models import open_model
+from valflow.models.merge import open_merge
 from valflow.states import Event, State, is_past
 
 MAX_SHARDS = 100
-_READERS = 4
 
 Prediction = list[LabelDict] | Exception
 
@@ -42,6 +37,9 @@ def find_targets(dataset: Any, config: LabelingConfig, earlier_runs: Sequence[st
     if target.tags:
         view = view.match_tags(target.tags)
     ids = [ObjectId(i) for i in dict.fromkeys(view.values("id"))]
+    if isinstance(config.model, MergeModelConfig):
+        known = open_merge(config.model).samples()
+        ids = [i for i in ids if i in known]
     if target.only == "new":
         seen = ledger.seen_samples(earlier_runs)
         ids = [i for i in ids if i not in seen]
@@ -73,7 +71,8 @@ def open_shards(
     size = choose_shard_size(len(targets), config)
     shards = ledger.open_targets(record["run"], targets, size)
     if targets:
-        declare_field(dataset, record["staging_field"], label_type_of(record))
+        with schema_changes.changing(dataset):
+            declare_field(dataset, record["staging_field"], label_type_of(record))
     runs.update(fence, {"target": {"samples": len(targets), "shards": shards, "shard_size": size}})
     return runs.load(record["run"])
 
@@ -153,7 +152,8 @@ def finish_inference(record: runs.Record) -> runs.Record:
     total, failed = sum(by_status.values()), by_status.get(ledger.FAILED, 0)
     counts = {"samples": total, "failed_samples": failed, "empty_samples": by_status.get(ledger.EMPTY, 0)}
     failures = _describe_failures(record)
-    runs.update(runs.fence_of(record), {"counts": counts, "failed": failures})
+    changes = {"counts": counts, "failed": failures, "intake": ledger.noted_counts(record["run"])}
+    runs.update(runs.fence_of(record), changes)
     if total and failed / total > config.max_failed_share:
         # Another try must look at them again.
         database.ledger().delete_many({"run": record["run"], "status": ledger.FAILED})
@@ -171,120 +171,19 @@ def _load_dataset_cached(run: str) -> Any:
     return database.dataset_of(runs.load(run))
 
 
-@functools.lru_cache(maxsize=4)
-def _load_cached(path: str, kwargs_json: str) -> Any:
-    module_name, _, class_name = path.partition(":")
-    return getattr(importlib.import_module(module_name), class_name)(**json.loads(kwargs_json))
-
-
-def load_model(config: PythonModelConfig) -> Any:
-    """Instantiate a model once per process.
-
-    Raises:
-        ConfigError: it may not be imported here, does not import, or is no ``fiftyone.core.models.Model``.
-    """
-    check_allowed(config.path)
-    from fiftyone.core.models import Model
-
-    try:
-        model = _load_cached(config.path, json.dumps(config.kwargs, sort_keys=True))
-    except Exception as error:
-        raise ConfigError(
-            [f"model.path: {config.path} cannot be loaded: {type(error).__name__}: {error}"]
-        ) from error
-    if not isinstance(model, Model):
-        raise ConfigError(
-            [f"model.path: expected a fiftyone.core.models.Model, {config.path} is {type(model).__name__}"]
-        )
-    with suppress(NotImplementedError):  # a model need not say
-        if model.media_type != "image":
-            raise ConfigError(
-                [f"model.path: expected a model of images, {config.path} is one of {model.media_type!r}"]
-            )
-    return model
-
-
-def describe_model(config: ModelConfig) -> dict[str, Any]:
-    """What the run record keeps about the model."""
-    if isinstance(config, FieldModelConfig):
-        return {"kind": "field", "name": config.field, "field": config.field}
-    model = load_model(config)
-    return {
-        "kind": "python",
-        "name": str(getattr(model, "name", None) or config.path.partition(":")[2]),
-        "path": config.path,
-        "kwargs": config.kwargs,
-        "version": getattr(model, "version", None),
-        "weights_digest": getattr(model, "weights_digest", None),
-    }
-
-
-def prediction_classes(config: ModelConfig, dataset: Any) -> list[str]:
-    """Classes that the model can name, or the field holds; empty where a model does not say."""
-    if isinstance(config, FieldModelConfig):
-        found = database.samples_of(dataset).distinct(f"{DETECTIONS.list_path(config.field)}.label")
-        return sorted(label for label in found if label is not None)
-    return [str(c) for c in getattr(load_model(config), "classes", None) or []]
-
-
 def prediction_source(config: ModelConfig, dataset: Any) -> Any:
     """A function ``sample ids -> one Prediction per id``."""
-    if isinstance(config, FieldModelConfig):
-        return functools.partial(_predictions_of_field, dataset, config.field)
-    return functools.partial(_predictions_of_model, dataset, load_model(config))
+    source = open_model(config)
+    return lambda sample_ids: [_converted(p) for p in source.predict(source.fetch(dataset, sample_ids))]
 
 
-@collector.paused()
-def _predictions_of_field(dataset: Any, field: str, sample_ids: Sequence[ObjectId]) -> list[Prediction]:
-    path = DETECTIONS.list_path(field)
-    cursor = database.samples_of(dataset).find({"_id": {"$in": list(sample_ids)}}, {path: 1})
-    found = {d["_id"]: (d.get(field) or {}).get(DETECTIONS.list_name) or [] for d in cursor}
-    return [found.get(i, LookupError("the sample was deleted")) for i in sample_ids]
-
-
-def _predictions_of_model(dataset: Any, model: Any, sample_ids: Sequence[ObjectId]) -> list[Prediction]:
-    cursor = database.samples_of(dataset).find({"_id": {"$in": list(sample_ids)}}, {"filepath": 1})
-    paths = {d["_id"]: d["filepath"] for d in cursor}
-    with ThreadPoolExecutor(_READERS) as pool:
-        images = list(pool.map(lambda i: _read_image(paths.get(i)), sample_ids))
-    readable = [i for i, image in enumerate(images) if not isinstance(image, Exception)]
-    predictions: list[Prediction] = [image if isinstance(image, Exception) else [] for image in images]
-    with model:
-        for index, prediction in zip(readable, _predict(model, [images[i] for i in readable]), strict=True):
-            predictions[index] = prediction
-    return predictions
-
-
-def _read_image(path: str | None) -> Any:
-    import fiftyone.utils.image as foui
-
-    if path is None:
-        return LookupError("the sample was deleted")
-    if not os.path.isfile(path):
-        return FileNotFoundError("no such file")
+def _converted(prediction: Any) -> Prediction:
+    if isinstance(prediction, Exception | list):
+        return prediction
     try:
-        image = foui.read(path)
-    except Exception as error:  # noqa: BLE001 - decoders raise many types; recorded as the sample's failure
-        return ValueError(f"not a readable image: {error}")
-    return image if image is not None else ValueError("not a readable image")
-
-
-def _predict(model: Any, images: list[Any]) -> Iterator[Prediction]:
-    if not images:
-        return
-    try:
-        found = [_raw_labels(r) for r in model.predict_all(images)]
-    except Exception:  # noqa: BLE001
-        # One bad image must not fail its whole batch: ask again one by one, and blame the right one.
-        found = []
-    if len(found) == len(images):
-        yield from found
-        return
-    for image in images:
-        try:
-            yield _raw_labels(model.predict(image))
-        except Exception as error:  # noqa: BLE001 - recorded as this sample's failure; too many stop the run
-            yield RuntimeError(f"the model failed: {type(error).__name__}: {error}")
+        return _raw_labels(prediction)
+    except Exception as error:  # noqa: BLE001 - recorded as this sample's failure; too many stop the run
+        return RuntimeError(f"the model failed: {type(error).__name__}: {error}")
 
 
 def _raw_labels(prediction: Any) -> list[LabelDict]:
@@ -305,22 +204,35 @@ def _write_batch(
 ) -> dict[str, int]:
     # The model may have taken long: somebody else may be at work by now.
     runs.require(runs.fence_of(record), State.CREATED)
+    if not schema_changes.is_declared(dataset, record["staging_field"]):
+        raise InferenceFailed(
+            f"the review field {record['staging_field']!r} was deleted or renamed while run {record['run']} was "
+            f"labelling {record['dataset']}. `valflow discard {record['run']}`, and start again"
+        )
     classes = None if config.classes is None else frozenset(config.classes)
     outcomes: list[tuple[ObjectId, str, str | None]] = []
     failed: list[ObjectId] = []
     found: dict[ObjectId, list[LabelDict]] = {}
+    noted: dict[ObjectId, dict[str, int]] = {}
+    samples = database.samples_of(dataset)
+    sizes = intake.large_samples(samples, sample_ids)
     for sample_id, prediction in zip(sample_ids, predictions, strict=True):
-        if isinstance(prediction, Exception):
-            outcomes.append((sample_id, ledger.FAILED, str(prediction)))
+        labels: list[LabelDict] = []
+        problem: Exception | str | None = prediction if isinstance(prediction, Exception) else None
+        if not isinstance(prediction, Exception):
+            usable, odd = intake.take_in(prediction, label_type_of(record))
+            labels = candidates(
+                usable, record["run"], sample_id, min_confidence=config.min_confidence, classes=classes
+            )
+            noted[sample_id] = odd + intake.left_out(usable, labels, config.min_confidence)
+            problem = intake.why_not_storable(labels, sizes.get(sample_id, 0))
+        if problem is not None:
+            outcomes.append((sample_id, ledger.FAILED, str(problem)))
             failed.append(sample_id)
             continue
-        labels = candidates(
-            prediction, record["run"], sample_id, min_confidence=config.min_confidence, classes=classes
-        )
         outcomes.append((sample_id, ledger.LABELLED if labels else ledger.EMPTY, None))
         if labels:
             found[sample_id] = labels
-    samples = database.samples_of(dataset)
     if failed:
         samples.update_many(
             {"_id": {"$in": failed}},
@@ -331,7 +243,7 @@ def _write_batch(
         {"_id": done, "tags": INFERENCE_FAILED},
         {"$pull": {"tags": INFERENCE_FAILED}, "$currentDate": {"last_modified_at": True}},
     )
-    ledger.account(record["run"], outcomes, _stage(record, samples, found))
+    ledger.account(record["run"], outcomes, _stage(record, samples, found), noted)
     return {s: sum(o[1] == s for o in outcomes) for s in (ledger.LABELLED, ledger.EMPTY, ledger.FAILED)}
 
 

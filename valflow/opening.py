@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from valflow import database, decisions, lots, preflight, runs
+from valflow import decisions, lots, preflight, runs
 from valflow.config import LabelingConfig
 from valflow.errors import RunBusy
-from valflow.inference import describe_model, find_targets, open_shards
+from valflow.inference import find_targets, open_shards
 from valflow.label_types import DETECTIONS
+from valflow.models import open_model
 from valflow.promotion import finalized_runs_into
 from valflow.states import Event, State
 
@@ -75,7 +76,9 @@ def prepare(record: runs.Record, dataset: Any) -> runs.Record:
     if record.get("target"):
         return record
     config = LabelingConfig.model_validate(record["config"])
-    runs.update(runs.fence_of(record), {"model": describe_model(config.model), "label_type": DETECTIONS.name})
+    runs.update(
+        runs.fence_of(record), {"model": open_model(config.model).describe(), "label_type": DETECTIONS.name}
+    )
     return open_shards(
         runs.load(record["run"]), dataset, config, finalized_runs_into(dataset, config.label_field)
     )
@@ -84,9 +87,7 @@ def prepare(record: runs.Record, dataset: Any) -> runs.Record:
 def _find_own(config: LabelingConfig, flow_run_id: str | None) -> runs.Record | None:
     if config.run_key is not None:
         # One of another dataset is left to the preflight check, which says whose key it is.
-        return database.runs().find_one(
-            {"run": config.run_key, "dataset": config.dataset, "label_field": config.label_field}
-        )
+        return runs.find(run=config.run_key, dataset=config.dataset, label_field=config.label_field)
     return None if flow_run_id is None else runs.find_by_flow_run(flow_run_id)
 
 
@@ -143,7 +144,7 @@ def _join(other: runs.Record, dataset: Any, config: LabelingConfig, flow_run_id:
         return Opened(
             "run", record["run"], f"run {record['run']} waits no longer, because its settings have changed"
         )
-    if describe_model(config.model) != record["model"]:
+    if open_model(config.model).describe() != record["model"]:
         lots.close(record, "model")
         return Opened(
             "run", record["run"], f"run {record['run']} waits no longer, because its model has changed"

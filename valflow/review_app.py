@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from valflow import database, homes, runs
+from valflow import database, homes, references, runs
+from valflow.schema_changes import changing
 
 PANEL = "auto_labeling"
 PLUGIN = "@valflow/auto-labeling"
@@ -97,7 +98,9 @@ def save_workspace(record: runs.Record, dataset: Any) -> str:
         sizes=[0.55, 0.45],
     )
     name = workspace_name(record["run"])
-    dataset.save_workspace(name, layout, description=f"Review of {record['name']}", overwrite=True)
+    with changing(dataset):
+        references.adopt(dataset, "workspaces", name)
+        dataset.save_workspace(name, layout, description=f"Review of {record['name']}", overwrite=True)
     slug = str(to_slug(name))
     database.runs().update_one({"run": record["run"]}, {"$set": {"workspace": slug}})
     return slug

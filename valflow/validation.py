@@ -10,7 +10,7 @@ from bson import ObjectId
 
 from valflow import actions, database, decisions, runs
 from valflow.config import LabelingConfig
-from valflow.inference import prediction_classes
+from valflow.models import open_model
 from valflow.places import inside, write_inside
 from valflow.states import Event, State
 
@@ -19,7 +19,8 @@ def suite_parameters(record: runs.Record, dataset: Any) -> dict[str, Any]:
     """What suites may refer to as ``$PARAMETER``: classes, bounds, and the class mix of the run before."""
     config = LabelingConfig.model_validate(record["config"])
     return {
-        "classes": allowed_classes(record, dataset),
+        # No list restricts nothing; an empty one would allow nothing.
+        "classes": allowed_classes(record, dataset) or None,
         "max_labels_per_sample": config.validation.max_labels_per_sample,
         "min_confidence": config.min_confidence,
         "previous_class_mix": previous_class_mix(record),
@@ -35,7 +36,7 @@ def allowed_classes(record: runs.Record, dataset: Any) -> list[str]:
     config = LabelingConfig.model_validate(record["config"])
     if config.classes is not None:
         return list(config.classes)
-    known = set(prediction_classes(config.model, dataset)) | set(dataset.default_classes or [])
+    known = set(open_model(config.model).classes(dataset)) | set(dataset.default_classes or [])
     if known and config.evaluation is not None:
         known |= set(dataset.distinct(f"{config.evaluation.ground_truth}.detections.label"))
     return sorted(known)

@@ -15,7 +15,7 @@ from valflow import config as configuration
 from valflow.allowed_imports import ALLOWED, check_allowed
 from valflow.config import PythonModelConfig, load_config
 from valflow.errors import ConfigError, SuiteError
-from valflow.inference import load_model
+from valflow.models import open_model
 
 ROOT = Path(__file__).resolve().parents[2]
 CODE = ("valflow", "flows", "tasks", "expectations", "plugin", "examples", "benchmarks", "scripts")
@@ -68,11 +68,11 @@ def test_a_model_that_is_not_allowed_is_not_even_imported(
     wanted = PythonModelConfig(path="trap_module:Net")
     monkeypatch.setenv(ALLOWED, "tests.models:*")
     with pytest.raises(ConfigError, match=r"may not be imported here: .* allows one of tests.models:\*"):
-        load_model(wanted)
+        open_model(wanted)
     assert not trap.exists()
     monkeypatch.setenv(ALLOWED, "tests.models:*,trap_module:*")
     with pytest.raises(ConfigError, match="cannot be loaded"):
-        load_model(wanted)
+        open_model(wanted)
     assert trap.exists()  # so the trap is one
 
 
