@@ -385,7 +385,12 @@ def who_decided(record: runs.Record) -> str:
 
 def not_being_confirmed() -> dict[str, Any]:
     """Condition on a run record: nobody is copying its approval set right now."""
-    return {"$or": [{"freezing": None}, {"freezing.at": {"$lt": database.now() - FREEZE_EXPIRES}}]}
+    now = database.now()
+    expired = [
+        {"freezing.at": {"$lt": now - FREEZE_EXPIRES}},
+        {"freezing.at": {"$gt": now + FREEZE_EXPIRES}},  # the clock was set back since
+    ]
+    return {"$or": [{"freezing": None}, *expired]}
 
 
 def begin(run: str) -> runs.Record:

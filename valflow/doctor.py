@@ -340,7 +340,7 @@ def _plugin(home: Path) -> Finding:
 
 def _worker(api: str) -> Finding:
     beats = worker.heartbeats(api)
-    age = datetime.now(UTC) - max(beats) if beats else None
+    age = max(datetime.now(UTC) - max(beats), timedelta(0)) if beats else None
     if age is not None and age < SILENT_WORKER:
         return Finding("worker", True, f"last heard of {age.total_seconds():.0f} s ago")
     detail = (
