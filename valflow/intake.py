@@ -20,8 +20,8 @@ from valflow.class_names import MOST_CHARACTERS, is_class_name, look_alikes, sho
 from valflow.label_types import LabelDict, LabelType
 from valflow.markup import clean
 
-# MongoDB's documents end at 16 MiB, those inside of a pipeline too. The ledger keeps the labels of an image as they were
-# predicted and as decided, and beside each its state and past actions; freezing joins it with the whole sample.
+# MongoDB's documents end at 16 MiB, those inside of a pipeline too. The ledger keeps the labels of an image as they
+# were predicted and decided, beside each its state and past actions; freezing joins it with the whole sample.
 DOCUMENT_BYTES = 16 * 1024 * 1024
 _BESIDE_EACH_LABEL = 1_000
 _RESERVE = 256 * 1024

@@ -95,9 +95,10 @@ def _check_xml(selection: Selection, labels: list[list[LabelDict]], form: Format
     names |= {os.path.basename(path) for path in selection.paths}
     broken = sorted(name for name in names if set(form.cannot_hold) & set(name))
     if broken:
+        without = " ".join(map(repr, form.cannot_hold))
         raise ExportError(
-            f"expected names without {' '.join(map(repr, form.cannot_hold))} for {form.name!r}, because FiftyOne's "
-            f"exporter writes them into XML as they are; found {', '.join(map(repr, broken[:_SHOWN]))}. Rename them, or export to coco or fiftyone"
+            f"expected names without {without} for {form.name!r}, because FiftyOne's exporter writes them into XML as "
+            f"they are; found {', '.join(map(repr, broken[:_SHOWN]))}. Rename them, or export to coco or fiftyone"
         )
 
 
