@@ -101,10 +101,10 @@ class Review:
         self.screen.click(f"Reject {reviewing.in_words(len(chosen))}$", "rejected")
         self.decided(chosen, "rejected")
         self.screen.click("Undo class", "put back to undecided")
-        undone = [i for i in self.states if entries(self.run)[i]["label"] == least["label"]]
-        self.decided(undone, "undecided")
+        before = dict(self.states)
+        self.decided([i for i, e in entries(self.run).items() if e["label"] == least["label"]], "undecided")
         self.screen.click("Undo: reset", "as before")
-        self.decided([i for i in undone if i not in chosen], "approved")
+        self.states = before
         self.decided(chosen, "rejected")
         self.screen.click("Show all classes")
         self.screen.tiles(len(self.page()), "patch")
