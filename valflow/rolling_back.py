@@ -1,6 +1,6 @@
 """Rollback: the labels of a finalized run leave the label field, and nothing else does.
 
-Every step is harmless when repeated. A run that is ROLLING_BACK is finished by rolling it back again.
+Every step is harmless when repeated. A run that is ROLLING_BACK, or REOPENING, is finished by rolling it back again.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from bson import ObjectId
 
-from valflow import actions, database, runs
+from valflow import actions, database, ledger, reopening, runs
 from valflow.decisions import SHORTEST_DIGEST
 from valflow.errors import RollbackRefused, RunBusy
 from valflow.evaluation.storing import remove_evaluation
@@ -22,6 +22,8 @@ from valflow.promotion import field_identity
 from valflow.states import Event, State
 
 BATCH = 1000
+# Somebody is at it, or was when it broke off.
+GOING = (State.ROLLING_BACK.value, State.REOPENING.value)
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class Preview:
         samples: they lie on.
         edited: ids of the run's labels that a person has changed since; kept, unless asked otherwise.
         gone: labels of the run that are in the label field no more, by whatever hand.
-        digest: of exactly these labels.
+        to_review: how many labels would come back into review, by state; None without ``reopen``.
+        digest: of the labels of the run that are there, and of which of them were edited.
     """
 
     run: str
@@ -43,18 +46,27 @@ class Preview:
     samples: int
     edited: tuple[str, ...]
     gone: int
+    to_review: dict[str, int] | None
     digest: str
 
 
-def preview(run: str, *, including_edited: bool = False) -> Preview:
+def preview(run: str, *, including_edited: bool = False, reopen: bool = False) -> Preview:
     """Describe a rollback; nothing is written.
 
+    Args:
+        run: key of a finalized run; with ``reopen`` also of one that was rolled back.
+        including_edited: also labels that were edited since.
+        reopen: the run comes back into review.
+
     Raises:
-        RollbackRefused: the run is not finalized.
+        RollbackRefused: the run is in another state, or something is in the way of a reopening.
     """
     record = runs.load(run)
-    _require(record, State.FINALIZED)
-    return _describe(record, database.dataset_of(record), including_edited)
+    _require(record, reopen)
+    dataset = database.dataset_of(record)
+    if reopen:
+        reopening.check(record, dataset)
+    return _describe(record, dataset, including_edited, reopen)
 
 
 def roll_back(
@@ -63,6 +75,7 @@ def roll_back(
     *,
     digest: str | None = None,
     including_edited: bool = False,
+    reopen: bool = False,
     note: str | None = None,
 ) -> runs.Record:
     """Take the labels of a run out of its label field, whatever happened since.
@@ -74,22 +87,33 @@ def roll_back(
         run: key of a finalized run, or of one whose rollback was broken off.
         reviewer: who takes it back.
         digest: what the person saw in the preview; None accepts what is there.
-        including_edited: also labels that were edited since.
+        including_edited: also labels that were edited since; with ``reopen`` they come into review as edited.
+        reopen: afterwards everything is in review as it was before the decision, in a new round.
         note: why.
 
     Raises:
-        RollbackRefused: the run is not finalized, or differs from what the person saw.
+        RollbackRefused: the run is not finalized, differs from what the person saw, or cannot come back into review.
+        RunBusy: a living process is at it, or another run into the field was opened just now.
         SelectionError: the name is the machine's.
     """
     actions.check_person(reviewer)
     if not reviewer.strip():
         raise RollbackRefused("a rollback needs the name of who does it: --reviewer NAME or VALFLOW_REVIEWER")
     record = runs.load(run)
-    if record["state"] != State.ROLLING_BACK.value:
-        _require(record, State.FINALIZED)
+    if record["state"] not in GOING:
+        _require(record, reopen)
         _require_free(record)
-        found = _describe(record, database.dataset_of(record), including_edited)
+        dataset = database.dataset_of(record)
+        if reopen:
+            reopening.check(record, dataset)
+        found = _describe(record, dataset, including_edited, reopen)
         _check_digest(found, digest)
+        if reopen and found.edited and not including_edited:
+            raise RollbackRefused(
+                f"{len(found.edited)} labels of run {record['run']} were edited since ({', '.join(found.edited[:5])}); "
+                "they cannot be final and in review at once. --including-edited brings them into review as they "
+                "were edited"
+            )
         runs.transition(
             record,
             Event.BEGIN_ROLLBACK,
@@ -97,41 +121,52 @@ def roll_back(
             note=note,
             figures={"labels": found.labels, "samples": found.samples, "edited": len(found.edited)},
             changes={
+                # Nobody may label into the field before the review is open again.
+                "open": reopen,
                 "rollback": {
                     "reviewer": reviewer.strip(),
                     "note": note,
                     "digest": found.digest,
                     "including_edited": including_edited,
+                    "reopen": reopen,
                     "announced": found.labels,
                     "time": database.now(),
-                }
+                },
             },
         )
     return go_on(record["run"])
 
 
 def go_on(run: str) -> runs.Record:
-    """Finish a rollback that was begun; harmless when repeated.
+    """Finish a rollback that was begun, or a reopening; harmless when repeated.
 
     Raises:
         RunBusy: a living process is at it.
         RollbackRefused: none was begun.
     """
     with runs.holding(run) as record:
-        if record["state"] != State.ROLLING_BACK.value:
+        if record["state"] not in GOING:
             raise RollbackRefused(f"run {run} is {record['state']}; no rollback of it was broken off")
         dataset = database.dataset_of(record)
-        _remove_labels(record, dataset)
-        runs.require(runs.fence_of(record), State.ROLLING_BACK)
-        _remove_traces(record, dataset)
-        left = _count(record, dataset)
-        return runs.transition(
-            record,
-            Event.ROLL_BACK,
-            actor=record["rollback"]["reviewer"],
-            figures={"left": left},
-            changes={"rollback.left": left},
-        )
+        if record["state"] == State.ROLLING_BACK.value:
+            record = _take_out(record, dataset)
+        if record["state"] == State.REOPENING.value:
+            record = reopening.bring_back(record, dataset)
+    return record
+
+
+def _take_out(record: runs.Record, dataset: Any) -> runs.Record:
+    _remove_labels(record, dataset)
+    runs.require(runs.fence_of(record), State.ROLLING_BACK)
+    _remove_traces(record, dataset)
+    left = _count(record, dataset)
+    return runs.transition(
+        record,
+        Event.BEGIN_REOPEN if record["rollback"].get("reopen") else Event.ROLL_BACK,
+        actor=record["rollback"]["reviewer"],
+        figures={"left": left},
+        changes={"rollback.left": left},
+    )
 
 
 def _require_free(record: runs.Record) -> None:
@@ -144,12 +179,21 @@ def _require_free(record: runs.Record) -> None:
         )
 
 
-def _require(record: runs.Record, state: State) -> None:
-    if record["state"] != state.value:
-        raise RollbackRefused(
-            f"run {record['run']} is {record['state']}; only a run that is {state.value} can be rolled back"
-            + ("; discard it instead" if record["open"] else "")
-        )
+def _require(record: runs.Record, reopen: bool) -> None:
+    allowed = [State.FINALIZED.value, *([State.ROLLED_BACK.value] if reopen else [])]
+    if record["state"] in allowed:
+        return
+    hint = ""
+    if record["state"] == State.ROLLED_BACK.value:
+        hint = "; --reopen brings it back into review"
+    elif record["state"] == State.IN_REVIEW.value and reopen:
+        hint = "; its review is open"
+    elif record["open"]:
+        hint = "; discard it instead"
+    raise RollbackRefused(
+        f"run {record['run']} is {record['state']}; only a run that is {' or '.join(allowed)} can be "
+        f"{'reopened' if reopen else 'rolled back'}{hint}"
+    )
 
 
 def _check_digest(found: Preview, digest: str | None) -> None:
@@ -166,7 +210,7 @@ def _check_digest(found: Preview, digest: str | None) -> None:
         )
 
 
-def _describe(record: runs.Record, dataset: Any, including_edited: bool) -> Preview:
+def _describe(record: runs.Record, dataset: Any, including_edited: bool, reopen: bool) -> Preview:
     sha, labels, samples, gone = hashlib.sha256(), 0, 0, 0
     edited: list[str] = []
     for sample in _differences(record, dataset):
@@ -176,9 +220,19 @@ def _describe(record: runs.Record, dataset: Any, including_edited: bool) -> Prev
         gone += sample["frozen"] - len(sample["there"])
         labels += len(leaving)
         samples += bool(leaving)
-        sha.update(b"".join(i.binary for i in (sample["_id"], *sorted(leaving))))
+        # What is there, not what is done about it: the options are the person's own words.
+        for ids in ((sample["_id"],), sorted(sample["there"]), sorted(sample["edited"])):
+            sha.update(b"".join(i.binary for i in ids) + b"|")
+    states = ledger.label_counts(ledger.class_table(record["run"])) if reopen else None
     return Preview(
-        record["run"], record["label_field"], labels, samples, tuple(edited), gone, sha.hexdigest()
+        record["run"],
+        record["label_field"],
+        labels,
+        samples,
+        tuple(edited),
+        gone,
+        None if states is None else {k: states[k] for k in ("approved", "rejected", "undecided")},
+        sha.hexdigest(),
     )
 
 
@@ -192,14 +246,7 @@ def _differences(record: runs.Record, dataset: Any) -> Iterator[dict[str, Any]]:
         [
             {"$match": _finalized(record)},
             {"$sort": {"sample_id": 1}},
-            {
-                "$lookup": {
-                    "from": dataset._sample_collection_name,
-                    "localField": "sample_id",
-                    "foreignField": "_id",
-                    "as": "sample",
-                }
-            },
+            _with_sample(dataset),
             {"$set": {"labels": "$frozen.labels", "ids": "$frozen.labels._id"}},
             {"$set": {"own": there}},
             {
@@ -245,7 +292,79 @@ def _remove_labels(record: runs.Record, dataset: Any) -> None:
     for start in range(0, len(samples), BATCH):
         part = samples[start : start + BATCH]
         runs.require(runs.fence_of(record), State.ROLLING_BACK)
+        if record["rollback"]["including_edited"]:
+            _keep_edits(record, dataset, part[0], part[-1])
         _remove_batch(record, dataset, part[0], part[-1])
+
+
+def _keep_edits(record: runs.Record, dataset: Any, first: ObjectId, last: ObjectId) -> None:
+    """What people made of labels that go now stays in the ledger, without the marks of an evaluation."""
+    path = label_type_of(record).list_path(record["label_field"])
+    token = {"$literal": record["frozen"]["token"]}
+    own = {
+        "$and": [
+            {"$eq": ["$$d.run", record["run"]]},
+            {"$in": ["$$d._id", "$ids"]},
+            _is_edited(record, "$labels", "$ids"),
+        ]
+    }
+    there = {"$ifNull": [{"$first": f"$sample.{path}"}, []]}
+    label: Expression | str = "$$d"
+    for mark in _marks_of_evaluation(record):
+        label = {"$unsetField": {"field": {"$literal": mark}, "input": label}}
+    edited = {
+        "$map": {"input": {"$filter": {"input": there, "as": "d", "cond": own}}, "as": "d", "in": label}
+    }
+    earlier = {"$cond": [{"$eq": ["$edited_since.token", token]}, "$edited_since.labels", []]}
+    others = {
+        "$filter": {"input": earlier, "as": "d", "cond": {"$not": [{"$in": ["$$d._id", "$$new.edited._id"]}]}}
+    }
+    wanted = {**_finalized(record), "sample_id": {"$gte": first, "$lte": last}}
+    database.run_to_end(
+        database.runs().aggregate(
+            [
+                *runs.while_held(runs.fence_of(record), State.ROLLING_BACK, wanted),
+                _with_sample(dataset),
+                {"$set": {"labels": "$frozen.labels", "ids": "$frozen.labels._id"}},
+                {"$project": {"edited": edited}},
+                {"$match": {"edited.0": {"$exists": True}}},
+                {
+                    "$merge": {
+                        "into": database.LEDGER,
+                        "on": "_id",
+                        "whenMatched": [
+                            {
+                                "$set": {
+                                    "edited_since": {
+                                        "token": token,
+                                        "labels": {"$concatArrays": [others, "$$new.edited"]},
+                                    }
+                                }
+                            }
+                        ],
+                        "whenNotMatched": "discard",
+                    }
+                },
+            ]
+        )
+    )
+
+
+def _marks_of_evaluation(record: runs.Record) -> tuple[str, ...]:
+    evaluation = record["config"].get("evaluation")
+    key = evaluation["eval_key"] if evaluation else None
+    return () if key is None else (key, f"{key}_id", f"{key}_iou")
+
+
+def _with_sample(dataset: Any) -> Expression:
+    return {
+        "$lookup": {
+            "from": dataset._sample_collection_name,
+            "localField": "sample_id",
+            "foreignField": "_id",
+            "as": "sample",
+        }
+    }
 
 
 def _remove_batch(record: runs.Record, dataset: Any, first: ObjectId, last: ObjectId) -> None:

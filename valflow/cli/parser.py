@@ -184,6 +184,9 @@ def _add_ending(add: Add) -> None:
     rollback.add_argument(
         "--including-edited", action="store_true", help="also labels that somebody has edited since"
     )
+    rollback.add_argument(
+        "--reopen", action="store_true", help="bring the run back into review, as it was before the decision"
+    )
     rollback.add_argument("--note", help="why; kept with the run")
 
 
