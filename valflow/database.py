@@ -23,6 +23,8 @@ LEDGER = "valflow_ledger"
 ACTIONS = "valflow_actions"
 AUDITS = "valflow_audits"
 BATCHES = "valflow_batches"
+COPIES = "valflow_copies"
+COPIED = "valflow_copied"
 
 _indexed: set[tuple[Any, str]] = set()
 
@@ -79,6 +81,16 @@ def batches() -> Collection[dict[str, Any]]:
     return connection()[BATCHES]
 
 
+def copies() -> Collection[dict[str, Any]]:
+    """One record per safety copy."""
+    return connection()[COPIES]
+
+
+def copied() -> Collection[dict[str, Any]]:
+    """What the safety copies hold: one document per copy and sample."""
+    return connection()[COPIED]
+
+
 def dataset_of(record: dict[str, Any]) -> Any:
     """The FiftyOne dataset of a run, under whatever name it has now.
 
@@ -132,3 +144,5 @@ def _create_indexes(db: Database[dict[str, Any]]) -> None:
     db[AUDITS].create_index([("run", ASCENDING), ("drawn_at", DESCENDING)])
     db[AUDITS].create_index([("fingerprint", ASCENDING), ("drawn_at", DESCENDING)])
     db[BATCHES].create_index([("run", ASCENDING), ("part", ASCENDING)], unique=True)
+    db[COPIES].create_index([("dataset_id", ASCENDING), ("label_field", ASCENDING), ("at", DESCENDING)])
+    db[COPIES].create_index([("run", ASCENDING), ("at", DESCENDING)])

@@ -14,7 +14,7 @@ from valflow.promotion import finalized_runs_into
 from valflow.states import Event, State
 
 # Settings that may change while a failed run is continued: predictions do not depend on them.
-_FREE_TO_CHANGE = ("run_key", "run_name", "max_failed_share", "max_attempts", "output_dir")
+_FREE_TO_CHANGE = ("run_key", "run_name", "max_failed_share", "max_attempts", "safety_copies", "output_dir")
 
 
 @dataclass(frozen=True)

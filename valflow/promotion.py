@@ -11,7 +11,7 @@ from typing import Any
 
 from bson import ObjectId
 
-from valflow import database, runs
+from valflow import database, runs, safety_copies
 from valflow.decisions import drop_staging
 from valflow.errors import PromotionError
 from valflow.fingerprints import changed_samples
@@ -55,11 +55,12 @@ def promote(record: runs.Record, dataset: Any, progress: Progress | None = None)
             Event.BEGIN_FINALIZE,
             actor="system",
             figures=_announced(record),
-            changes={"creates_field": _is_free(record, dataset)},
+            changes={"creates_field": _is_free(record, dataset), "copy": uuid.uuid4().hex},
         )
+    targets = _frozen_samples(record)
+    _make_copy(record, dataset, targets)
     field_id = _declare_label_field(record, dataset)
     runs.update(runs.fence_of(record), {"field_id": field_id})
-    targets = _frozen_samples(record)
     _note_fields_that_exist(record, dataset)
     for start in range(0, len(targets), BATCH):
         batch = targets[start : start + BATCH]
@@ -78,13 +79,15 @@ def promote(record: runs.Record, dataset: Any, progress: Progress | None = None)
         "finalized": verification["written"],
         "discarded": record["counts"]["predicted"] - record["counts"]["approved"],
     }
-    return runs.transition(
+    record = runs.transition(
         record,
         Event.FINALIZE,
         actor="system",
         figures={"announced": verification["announced"], "written": verification["written"]},
         changes={"verification": verification, "counts": counts, "heartbeat_at": None},
     )
+    safety_copies.prune(record)
+    return record
 
 
 def field_identity(dataset: Any, label_field: str) -> dict[str, Any] | None:
@@ -159,6 +162,14 @@ def _declare_label_field(record: runs.Record, dataset: Any) -> str:
         field.info = {**(field.info or {}), "valflow": identity}
         field.save()
     return identity["field_id"]
+
+
+def _make_copy(record: runs.Record, dataset: Any, samples: list[ObjectId]) -> None:
+    """Before the first label is written; nothing can be copied any more where it was begun without."""
+    if record.get("copy"):
+        safety_copies.make(
+            record, dataset, record["copy"], "finalize", record["decision"]["reviewer"], samples
+        )
 
 
 def _frozen_samples(record: runs.Record) -> list[ObjectId]:

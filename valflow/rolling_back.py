@@ -6,13 +6,14 @@ Every step is harmless when repeated. A run that is ROLLING_BACK, or REOPENING, 
 from __future__ import annotations
 
 import hashlib
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from bson import ObjectId
 
-from valflow import actions, database, ledger, reopening, runs
+from valflow import actions, database, ledger, reopening, runs, safety_copies
 from valflow.decisions import SHORTEST_DIGEST
 from valflow.errors import RollbackRefused, RunBusy
 from valflow.evaluation.storing import remove_evaluation
@@ -121,6 +122,7 @@ def roll_back(
             note=note,
             figures={"labels": found.labels, "samples": found.samples, "edited": len(found.edited)},
             changes={
+                "copy": uuid.uuid4().hex,
                 # Nobody may label into the field before the review is open again.
                 "open": reopen,
                 "rollback": {
@@ -152,11 +154,16 @@ def go_on(run: str) -> runs.Record:
             record = _take_out(record, dataset)
         if record["state"] == State.REOPENING.value:
             record = reopening.bring_back(record, dataset)
+    safety_copies.prune(record)
     return record
 
 
 def _take_out(record: runs.Record, dataset: Any) -> runs.Record:
-    _remove_labels(record, dataset)
+    samples = _finalized_samples(record)
+    if record.get("copy") and record["rollback"]["announced"]:
+        reviewer = record["rollback"]["reviewer"]
+        safety_copies.make(record, dataset, record["copy"], "rollback", reviewer, samples)
+    _remove_labels(record, dataset, samples)
     runs.require(runs.fence_of(record), State.ROLLING_BACK)
     _remove_traces(record, dataset)
     left = _count(record, dataset)
@@ -285,10 +292,13 @@ def _finalized(record: runs.Record) -> dict[str, Any]:
     return {"run": record["run"], "frozen.token": token, "frozen.labels.0": {"$exists": True}}
 
 
-def _remove_labels(record: runs.Record, dataset: Any) -> None:
-    """Batch by batch, on the server; a sample that had no such field before gets rid of it with its last label."""
+def _finalized_samples(record: runs.Record) -> list[ObjectId]:
     cursor = database.ledger().find(_finalized(record), {"_id": 0, "sample_id": 1}).sort("sample_id", 1)
-    samples: list[ObjectId] = [d["sample_id"] for d in cursor]
+    return [d["sample_id"] for d in cursor]
+
+
+def _remove_labels(record: runs.Record, dataset: Any, samples: list[ObjectId]) -> None:
+    """Batch by batch, on the server; a sample that had no such field before gets rid of it with its last label."""
     for start in range(0, len(samples), BATCH):
         part = samples[start : start + BATCH]
         runs.require(runs.fence_of(record), State.ROLLING_BACK)

@@ -235,7 +235,7 @@ def require(fence: Fence, state: State) -> None:
 
 
 def while_held(fence: Fence, state: State, match: Record, collection: str = database.LEDGER) -> list[Record]:
-    """The first stages of a pipeline over the run records that yields documents of the ledger, or of another collection.
+    """The first stages of a pipeline over the run records that yields documents of the ledger, or of another one.
 
     None where the run is somebody else's by now, or has left the state: looked at on the server, in the very
     operation that writes, so that a process which was given up for dead can wake up at any moment.

@@ -293,7 +293,7 @@ class TestRefused:
         rolling_back.roll_back(run, "ann")
         dataset.reload()
         dataset.clone_sample_field("ground_truth", "auto")
-        with pytest.raises(RollbackRefused, match="'auto' .* another one by now"):
+        with pytest.raises(RollbackRefused, match=r"'auto' .* another one by now"):
             rolling_back.roll_back(run, "ann", reopen=True)
 
     def test_the_review_is_open(self, dataset: Any) -> None:
