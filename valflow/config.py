@@ -529,6 +529,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "validation": ValidationConfig,
     "evaluation": EvaluationConfig,
     "export": ExportConfig,
+    "safety_copies": SafetyCopies,
     "approval.lot": LotConfig,
 }
 

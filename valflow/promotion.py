@@ -59,7 +59,7 @@ def promote(record: runs.Record, dataset: Any, progress: Progress | None = None)
         )
     targets = _frozen_samples(record)
     _make_copy(record, dataset, targets)
-    field_id = _declare_label_field(record, dataset)
+    field_id = declare_label_field(record, dataset)
     runs.update(runs.fence_of(record), {"field_id": field_id})
     _note_fields_that_exist(record, dataset)
     for start in range(0, len(targets), BATCH):
@@ -73,7 +73,7 @@ def promote(record: runs.Record, dataset: Any, progress: Progress | None = None)
     drop_staging(record)
     dataset.reload()
     dataset.sync_last_modified_at()
-    _register(record, dataset)
+    register(record, dataset)
     counts = {
         **record["counts"],
         "finalized": verification["written"],
@@ -144,7 +144,8 @@ def _is_free(record: runs.Record, dataset: Any) -> bool:
     return False
 
 
-def _declare_label_field(record: runs.Record, dataset: Any) -> str:
+def declare_label_field(record: runs.Record, dataset: Any) -> str:
+    """Declare the label field of a run and say whose it is; already there is fine. Returns the field's identity."""
     import fiftyone as fo
 
     label_type, name = label_type_of(record), record["label_field"]
@@ -311,7 +312,7 @@ def _deleted_since(record: runs.Record, dataset: Any) -> dict[ObjectId, int]:
     return {d["_id"]: d["n"] for d in frozen if d["_id"] not in there}
 
 
-def _register(record: runs.Record, dataset: Any) -> None:
+def register(record: runs.Record, dataset: Any) -> None:
     """Leave marks where FiftyOne users look: a custom run, and a saved view per problem tag."""
     if record["run"] not in dataset.list_runs():
         config = dataset.init_run(

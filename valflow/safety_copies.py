@@ -15,6 +15,7 @@ from bson import MaxKey, MinKey, ObjectId
 
 from valflow import database, runs
 from valflow.config import SafetyCopies, duration
+from valflow.states import State
 
 Why = Literal["finalize", "rollback", "bring_back"]
 Copy = dict[str, Any]
@@ -112,7 +113,9 @@ def prune(record: runs.Record) -> int:
         for c in database.copies().find({**field, "complete": False}, {"run": 1})
         if not _is_wanted(c["run"], c["_id"])
     ]
-    gone = {"$or": [{"_id": {"$in": [*beyond, *began]}}, {"expires_at": {"$lt": database.now()}}]}
+    in_use = database.runs().distinct("rollback.from_copy", {"state": State.ROLLING_BACK.value})
+    too_many_or_old = [{"_id": {"$in": [*beyond, *began]}}, {"expires_at": {"$lt": database.now()}}]
+    gone = {"$or": too_many_or_old, "_id": {"$nin": in_use}}
     database.copies().update_many(gone, {"$set": {"going": True}})
     going = [c["_id"] for c in database.copies().find({"going": True}, {"_id": 1})]
     for copy in going:

@@ -22,7 +22,7 @@ def rollback(options: Any) -> Result:
     if record["state"] in rolling_back.GOING:
         print(f"run {record['run']} was being taken back; going on from there", file=sys.stderr)
         return _done(rolling_back.roll_back(record["run"], reviewer))
-    wanted = {"including_edited": options.including_edited, "reopen": options.reopen}
+    wanted = {k: getattr(options, k) for k in ("including_edited", "reopen", "from_copy", "exactly")}
     preview = rolling_back.preview(record["run"], **wanted)
     if options.preview:
         return Result(_dialog(preview, record), _document(preview))
@@ -39,6 +39,9 @@ def rollback(options: Any) -> Result:
 def _question(preview: Any) -> str:
     if preview.to_review is not None:
         return "bring the run back into review?"
+    if preview.copy is not None:
+        taken = f"take {preview.labels} labels out and " if preview.labels else ""
+        return f"{taken}bring {preview.copy.missing} labels back?"
     return f"take these {preview.labels} labels out?"
 
 
@@ -54,10 +57,21 @@ def _done(record: dict[str, Any]) -> Result:
             f"{ask_again(record)}",
             document_of(record),
         )
+    returned = rollback.get("returned", 0)
+    if record["state"] == "FINALIZED":
+        again = (
+            "" if record.get("completed_at") else f"; `valflow finalize {run}` evaluates and reports again"
+        )
+        return Result(
+            f"run {run} is final again: {returned} labels came back into {record['dataset']}.{record['label_field']}"
+            f"{again}",
+            document_of(record),
+        )
     left = f"; {rollback['left']} that were edited since stay" if rollback["left"] else ""
     return Result(
         f"run {run} is rolled back: {rollback['announced']} labels left "
-        f"{record['dataset']}.{record['label_field']}{left}. They stay in the ledger, and in `valflow why`",
+        f"{record['dataset']}.{record['label_field']}{left}. They stay in the ledger, and in `valflow why`"
+        + (f". From the safety copy {returned} labels came back" if rollback.get("from_copy") else ""),
         document_of(record),
     )
 
@@ -74,6 +88,7 @@ def _dialog(preview: Any, record: dict[str, Any]) -> str:
     if preview.to_review is not None:
         counts = ", ".join(f"{n} {state}" for state, n in preview.to_review.items())
         lines += [f"  back into review      {counts}"]
+    lines += _about_copy(preview.copy) if preview.copy is not None else []
     return "\n".join([*lines, f"  digest                {preview.digest}"])
 
 
@@ -88,5 +103,30 @@ def _listed(preview: Any) -> str:
     return f": {', '.join(ids[:5])}{more} ({kept})"
 
 
+def _about_copy(copy: Any) -> list[str]:
+    """What a safety copy would bring back, and what of now it differs from."""
+    stays = "stay; go with --exactly"
+    return [
+        f"  safety copy           {copy.copy}, of {copy.at:%Y-%m-%d %H:%M:%S} UTC",
+        f"  come back             {copy.missing} labels ({copy.missing_own} of this run), {copy.missing_tags} tags "
+        "of samples",
+        f"  changed since         {copy.changed}{_some(copy.changed_ids, copy.changed, stays)}",
+        f"  added since           {copy.added}{_some(copy.added_ids, copy.added, stays)}",
+        f"  tags added since      {copy.added_tags}" + (f" ({stays})" if copy.added_tags else ""),
+        *(
+            [f"  samples deleted       {copy.deleted_samples} (they do not come back)"]
+            * bool(copy.deleted_samples)
+        ),
+    ]
+
+
+def _some(ids: tuple[str, ...], number: int, what: str) -> str:
+    more = f" and {number - 5} more" if number > 5 else ""
+    return f": {', '.join(ids[:5])}{more} ({what})" if number else ""
+
+
 def _document(preview: Any) -> dict[str, Any]:
-    return {**vars(preview), "edited": list(preview.edited)}
+    from valflow.plain import as_json
+
+    copy = None if preview.copy is None else as_json(vars(preview.copy))
+    return {**vars(preview), "edited": list(preview.edited), "copy": copy}
