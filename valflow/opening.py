@@ -8,8 +8,9 @@ from typing import Any, Literal
 from valflow import database, decisions, lots, preflight, runs
 from valflow.config import LabelingConfig
 from valflow.errors import RunBusy
-from valflow.inference import describe_model, find_targets, open_shards
+from valflow.inference import find_targets, open_shards
 from valflow.label_types import DETECTIONS
+from valflow.models import open_model
 from valflow.promotion import finalized_runs_into
 from valflow.states import Event, State
 
@@ -75,7 +76,9 @@ def prepare(record: runs.Record, dataset: Any) -> runs.Record:
     if record.get("target"):
         return record
     config = LabelingConfig.model_validate(record["config"])
-    runs.update(runs.fence_of(record), {"model": describe_model(config.model), "label_type": DETECTIONS.name})
+    runs.update(
+        runs.fence_of(record), {"model": open_model(config.model).describe(), "label_type": DETECTIONS.name}
+    )
     return open_shards(
         runs.load(record["run"]), dataset, config, finalized_runs_into(dataset, config.label_field)
     )
@@ -148,7 +151,7 @@ def _join(other: runs.Record, dataset: Any, config: LabelingConfig, flow_run_id:
         return Opened(
             "run", record["run"], f"run {record['run']} waits no longer, because its settings have changed"
         )
-    if describe_model(config.model) != record["model"]:
+    if open_model(config.model).describe() != record["model"]:
         lots.close(record, "model")
         return Opened(
             "run", record["run"], f"run {record['run']} waits no longer, because its model has changed"

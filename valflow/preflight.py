@@ -11,8 +11,8 @@ from typing import Any
 from valflow import database
 from valflow.config import CertifiedApproval, FieldModelConfig, FixedApproval, LabelingConfig
 from valflow.errors import ConfigError, EvaluationError
-from valflow.inference import prediction_classes
 from valflow.label_types import BY_FIELD_CLASS
+from valflow.models import open_model
 from valflow.promotion import field_identity
 
 Check = Callable[[LabelingConfig, Any], list[str]]
@@ -164,7 +164,7 @@ def _model_problems(config: LabelingConfig, dataset: Any) -> list[str]:
         if problems:
             return problems
     try:
-        return _class_problems(config, prediction_classes(config.model, dataset))
+        return _class_problems(config, open_model(config.model).classes(dataset))
     except ConfigError as error:
         return error.problems
 
