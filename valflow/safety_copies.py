@@ -92,7 +92,7 @@ def samples_of(copy: str) -> list[ObjectId]:
 
 
 def digest_of(copy: str) -> str:
-    """SHA-256 over the raw documents of a copy, in order of sample ids."""
+    """SHA-256 over what a copy holds, as raw BSON in order of sample ids."""
     sha = hashlib.sha256()
     for batch in _raw(copy):
         sha.update(batch)
@@ -194,7 +194,8 @@ def _copy_batch(dataset: Any, label_field: str, copy: str, samples: Sequence[Obj
 
 
 def _raw(copy: str) -> Iterator[bytes]:
-    pipeline: list[dict[str, Any]] = [{"$match": content(copy)}, {"$sort": {"_id": 1}}]
+    held = {"_id": "$_id.sample", "field": 1, "tags": 1}
+    pipeline: list[dict[str, Any]] = [{"$match": content(copy)}, {"$sort": {"_id": 1}}, {"$project": held}]
     yield from database.copied().aggregate_raw_batches(pipeline)
 
 
