@@ -181,8 +181,7 @@ def _owe(run: str, samples: Any, name: str, action: int, ids: Sequence[ObjectId]
     there = {d["_id"] for d in samples.find({"_id": {"$in": list(ids)}, "tags": name}, {"_id": 1})}
     had_before = there - {d["sample_id"] for d in owed}
     owing = [i for i in ids if i not in had_before]
-    mark = {"$addToSet": {"sample_tags": {"tag": name, "action": action}}}
-    database.ledger().update_many({"run": run, "sample_id": {"$in": owing}}, mark)
+    _mark_samples({"run": run, "sample_id": {"$in": owing}}, name, action)
     return owing
 
 

@@ -42,6 +42,7 @@ PAUSE = timedelta(seconds=30)
 _AT_WORK = (State.CREATED, State.PREDICTED, State.REVIEWED, State.VALIDATED, State.FINALIZING)
 _GOES_ON_BY = {
     State.ROLLING_BACK: "`valflow rollback {run}`",
+    State.REOPENING: "`valflow rollback {run}`",
     State.CREATED: "the same `valflow run CONFIG`",
     State.PREDICTED: "the same `valflow run CONFIG`",
 }
@@ -188,7 +189,8 @@ def is_outage(error: BaseException | None) -> bool:
 
 
 def _suspects() -> dict[str, Any]:
-    working = [state.value for state in (*_AT_WORK, State.IN_REVIEW, State.ROLLING_BACK, State.FAILED)]
+    going = (*_AT_WORK, State.IN_REVIEW, State.ROLLING_BACK, State.REOPENING, State.FAILED)
+    working = [state.value for state in going]
     unfinished = {"completed_at": None, "flow_run_id": {"$type": "string"}}
     return {
         "$or": [
@@ -215,6 +217,8 @@ def _found(
         return "roll_back", "its rollback was broken off"
     if state is State.DISCARDED and record.get("is_cleared") is False and is_settled:
         return "clear", "it is discarded, but its review field is still there"
+    if state is State.REOPENING:
+        return "roll_back", "it was being brought back into review, and that was broken off"
     if state is State.IN_REVIEW and _is_overdue(record, now):
         return "discard", f"nobody worked on its review for {record['config']['review']['discard_after']}"
     if not prefect_answers or is_waiting(record) or (flow is not None and _is_coming(record, flow, now)):
@@ -341,8 +345,11 @@ def _resume(step: Step, api: str | None, _: Callable[[str], object] | None) -> s
 
 def _roll_back(step: Step, api: str | None, _: Callable[[str], object] | None) -> str:
     from valflow import rolling_back
+    from valflow.resuming import ask_again
 
     record = rolling_back.go_on(step.run)
+    if record["state"] == State.IN_REVIEW.value:
+        return f"it is in review again. {ask_again(record, api)}"
     return f"it is {record['state']} now"
 
 
