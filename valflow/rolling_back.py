@@ -278,8 +278,8 @@ def _require(record: runs.Record, wanted: Options) -> None:
     hint = ""
     if record["state"] == State.ROLLED_BACK.value:
         hint = (
-            f"; {record['rollback']['reviewer']} has taken it back: --reopen brings it back into review, --from-copy its "
-            "labels into the label field"
+            f"; {record['rollback']['reviewer']} has taken it back: --reopen brings it back into review, "
+            "--from-copy its labels into the label field"
         )
     elif record["state"] == State.IN_REVIEW.value and wanted.reopen:
         hint = "; its review is open"
