@@ -37,15 +37,6 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    rows = []
-    with own_database() as meter:
-        paths = write_images(meter.folder / "images", options.images)
-        for case in CASES:
-            rows.append(compare(case, paths, meter.folder, options.rounds))
-    print(f"\n## Inference, {options.images} images of {SIZE[1]}x{SIZE[0]}\n")
-    print(
-        f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; images per second, best of {options.rounds}\n"
-    )
     head = (
         "model",
         "bare loop",
@@ -56,8 +47,21 @@ def main() -> None:
         "of apply_model",
         "limit",
     )
-    for row in (head, tuple("---" for _ in head), *rows):
-        print("| " + " | ".join(row) + " |", flush=True)
+    with own_database() as meter:
+        paths = write_images(meter.folder / "images", options.images)
+        print(f"\n## Inference, {options.images} images of {SIZE[1]}x{SIZE[0]}\n")
+        print(
+            f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; images per second, best of {options.rounds}\n"
+        )
+        print_row(head)
+        print_row(tuple("---" for _ in head))
+        for case in CASES:
+            print_row(compare(case, paths, meter.folder, options.rounds))
+
+
+def print_row(row: tuple[str, ...]) -> None:
+    """One line of the table, as soon as it is known."""
+    print("| " + " | ".join(row) + " |", flush=True)
 
 
 def write_images(folder: Path, number: int) -> list[str]:

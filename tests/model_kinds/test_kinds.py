@@ -193,3 +193,34 @@ def test_what_cannot_be_loaded_is_refused(
     with pytest.raises(ConfigError, match=expected):
         opening.open_run(config)
     assert not digits.has_field("auto_in_review")
+
+
+class TestExamples:
+    def test_a_hugging_face_detector(self, tmp_path: Path) -> None:
+        from examples.huggingface import label
+        from valflow.inference import find_targets
+
+        folder = label.train(tmp_path / "digit-yolos", steps=2)
+        import fiftyone as fo
+
+        dataset = fo.load_dataset(label.write_dataset(tmp_path / "scenes", 4))
+        config = label.configure(dataset.name, folder)
+        source = open_model(config.model)
+        found = source.predict(source.fetch(dataset, find_targets(dataset, config, [])))
+        assert [type(one).__name__ for one in found] == ["Detections"] * 4
+
+    def test_a_zero_shot_model_as_far_as_it_goes_without_the_internet(
+        self, tmp_path: Path, digits: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import fiftyone as fo
+
+        from examples.zero_shot import label
+        from tests.model_kinds.weights import save_zero_shot, write_zero_shot_manifest
+
+        manifest = write_zero_shot_manifest(tmp_path, save_zero_shot(tmp_path))
+        monkeypatch.setattr(fo.config, "model_zoo_manifest_paths", [str(manifest)])
+        config = label.configure(digits.name, ["an eight", "a seven"], model="tiny-owl-torch")
+        source = open_model(config.model)
+        assert source.classes(digits) == ["an eight", "a seven"]
+        assert source.describe()["kwargs"]["classes"] == ["an eight", "a seven"]
+        assert source.label_class(digits) == "Detections"

@@ -215,3 +215,47 @@ def _save(folder: Path, model: Any, processor: Any) -> Path:
     model.eval().save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
+
+
+def save_zero_shot(folder: Path) -> Path:
+    """A small OWL-ViT, untrained, with a vocabulary of letters: it is asked in words like a real one."""
+    import transformers
+
+    torch.manual_seed(0)
+    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
+    tokens = ["<|startoftext|>", "<|endoftext|>", "!", *letters, *(f"{c}</w>" for c in letters)]
+    (folder / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(tokens)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = transformers.CLIPTokenizer(
+        str(folder / "vocab.json"), str(folder / "merges.txt"), pad_token="!"
+    )
+    text = {"vocab_size": len(tokens), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}  # fmt: skip
+    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+              "image_size": SIDE, "patch_size": 24}  # fmt: skip
+    config = transformers.OwlViTConfig(text_config=text, vision_config=vision, projection_dim=32)
+    model = transformers.OwlViTForObjectDetection(config)
+    pictures = transformers.OwlViTImageProcessor(size={"height": SIDE, "width": SIDE})
+    processor = transformers.OwlViTProcessor(pictures, tokenizer)
+    return _save(folder / "tiny-owl", model, processor)
+
+
+def write_zero_shot_manifest(folder: Path, weights: Path) -> Path:
+    """The entry of a zero-shot model, as the zoo's own ones are written, but for the place of its weights."""
+    model = {
+        "base_name": "tiny-owl-torch",
+        "base_filename": None,
+        "version": None,
+        "description": "A zero-shot detector",
+        "source": "https://example.org/tiny-owl",
+        "default_deployment_config_dict": {
+            "type": "fiftyone.utils.transformers.FiftyOneZeroShotTransformerForObjectDetection",
+            "config": {"name_or_path": str(weights)},
+        },
+        "requirements": {"packages": ["torch", "torchvision", "transformers"]},
+        "tags": ["detection", "torch", "transformers", "zero-shot"],
+        "date_added": "2026-01-01 00:00:00",
+    }
+    path = folder / "manifest-owl.json"
+    path.write_text(json.dumps({"models": [model]}))
+    return path
