@@ -114,8 +114,14 @@ class ApprovalTab:
         for item in screen.get("checklist", []):
             mark = "✓" if item["ok"] else "✗" if item["required"] else "○"
             must = " *(required)*" if item["required"] and not item["ok"] else ""
-            lines.append(f"- {mark} **{item['title']}**{must}: {markdown_text(item['evidence'])}")
+            lines.append(f"- {mark} **{item['title']}**{must}: {_with_commands(item['evidence'])}")
         panel.md("\n".join(lines), name="checklist_text")
+
+
+def _with_commands(text: str) -> str:
+    """Text of data with the commands that it names in backticks as code."""
+    parts = enumerate(text.split("`"))
+    return "".join(layout.code(part) if number % 2 else markdown_text(part) for number, part in parts)
 
 
 def _fate(record: runs.Record) -> str:

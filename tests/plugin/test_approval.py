@@ -134,6 +134,10 @@ class TestAudit:
         assert len(approval.click("start_audit").grid) == 7
 
 
+def test_the_checklist_shows_commands_as_code(approval: Reviewer, run: str) -> None:
+    assert f"draw one with `valflow audit {run}`" in approval.drawn()
+
+
 class TestJudgingOneByOne:
     @pytest.fixture
     def judge(self, approval: Reviewer, dataset: Any) -> Reviewer:
