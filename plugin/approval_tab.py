@@ -120,8 +120,12 @@ class ApprovalTab:
 
 def _with_commands(text: str) -> str:
     """Text of data with the commands that it names in backticks as code."""
-    parts = enumerate(text.split("`"))
-    return "".join(layout.code(part) if number % 2 else markdown_text(part) for number, part in parts)
+    parts = []
+    for number, part in enumerate(text.split("`")):
+        shown = layout.code(part) if number % 2 else markdown_text(part)
+        before, after = (" " if end.isspace() and not number % 2 else "" for end in (part[:1], part[-1:]))
+        parts.append(f"{before}{shown}{after}")
+    return "".join(parts).strip()
 
 
 def _fate(record: runs.Record) -> str:
