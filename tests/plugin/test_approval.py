@@ -134,6 +134,12 @@ class TestAudit:
         assert len(approval.click("start_audit").grid) == 7
 
 
+def test_the_checklist_shows_commands_as_code(approval: Reviewer, run: str) -> None:
+    [text] = [line for line in approval.drawn().split("\\n") if "valflow audit" in line]
+    assert f"`valflow audit {run}`" in text
+    assert "\\`" not in text
+
+
 class TestJudgingOneByOne:
     @pytest.fixture
     def judge(self, approval: Reviewer, dataset: Any) -> Reviewer:
