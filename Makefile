@@ -6,7 +6,7 @@ PORT  ?=
 ARGS  ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test up lint bench screenshots clean
+.PHONY: help setup demo test up lint bench chaos screenshots clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -33,6 +33,10 @@ lint: $(READY)  ## ruff and mypy
 
 bench: $(READY)  ## side-by-side benchmarks, with the limit beside each figure
 	$(PY) -m benchmarks $(ARGS)
+
+chaos: $(READY)  ## SIGKILL at every place that counts: 160 in a driver, 40 on a real stack (about an hour)
+	$(PY) -m tests.chaos --kills 160 --twice 0.2
+	$(PY) -m tests.chaos.stack_kills --kills 40
 
 screenshots: $(READY)  ## the pictures of the panel in docs/pictures (needs a Chromium)
 	$(PY) -m scripts.screenshots

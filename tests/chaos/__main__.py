@@ -51,7 +51,7 @@ def _run(options: argparse.Namespace, folder: Path) -> int:
             del os.environ[name]
     with Mongod(folder / "db", cache_gb=0.5) as mongod:
         os.environ.update(mongod.environment)
-        os.environ.update(_settings(folder))
+        os.environ.update(settings(folder))
         trials = _trials(options, folder, mongod.uri)
     for trial in trials:
         if trial.problems:
@@ -67,7 +67,7 @@ def _run(options: argparse.Namespace, folder: Path) -> int:
     return int(any(t.problems for t in trials))
 
 
-def _settings(folder: Path) -> dict[str, str]:
+def settings(folder: Path) -> dict[str, str]:
     return {
         "DO_NOT_TRACK": "1",
         "FIFTYONE_CONFIG_PATH": str(folder / "fiftyone" / "config.json"),
