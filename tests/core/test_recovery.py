@@ -111,7 +111,7 @@ def test_a_process_that_came_and_died_is_not_waited_for(dataset: Any) -> None:
     ("state", "starts", "kind"),
     [
         pytest.param(flow("CRASHED"), 1, "start", id="crashed"),
-        pytest.param(flow("CRASHED", ago=JUST_NOW), 1, None, id="crashed-just-now"),
+        pytest.param(flow("CRASHED", ago=-LONG_AGO / 60), 1, "start", id="crashed-before-the-clock-was-set-back"),
         pytest.param(flow("RUNNING"), 1, "start", id="says-that-it-runs"),
         pytest.param(flow("RUNNING", ago=timedelta(minutes=5)), 1, None, id="looks-at-its-data-perhaps"),
         pytest.param(flow("CRASHED", deployed=False), 1, None, id="no-worker-can-start-it"),
@@ -122,7 +122,8 @@ def test_a_process_that_came_and_died_is_not_waited_for(dataset: Any) -> None:
 def test_a_flow_run_that_died_before_its_run_was_on_record(
     monkeypatch: pytest.MonkeyPatch, state: FlowRunState, starts: int, kind: str | None
 ) -> None:
-    flow_run, again = str(uuid.uuid4()), []
+    flow_run = str(uuid.uuid4())
+    again: list[str] = []
     monkeypatch.setattr(prefect_api, "is_reachable", lambda api: True)
     monkeypatch.setattr(prefect_api, "find_flow_run", lambda flow_run, api: None)
     monkeypatch.setattr(prefect_api, "flow_run_state", lambda flow_run, api: state)
@@ -133,6 +134,9 @@ def test_a_flow_run_that_died_before_its_run_was_on_record(
     for step in steps:
         assert "died before its run was on record" in recovery.carry_out(step, "http://prefect")
     assert again == ([flow_run] if kind == "start" else [])
+    fresh = FlowRunState("CRASHED", "Crashed", None, datetime.now(UTC), True)
+    monkeypatch.setattr(prefect_api, "unfinished", lambda api: [(flow_run, "nightly", 1, fresh)])
+    assert [s for s in recovery.look(database.runs(), "http://prefect") if s.flow_run == flow_run] == []
 
 
 def test_right_after_the_decision_the_decider_resumes(dataset: Any) -> None:
