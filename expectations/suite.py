@@ -29,7 +29,7 @@ TABLES: dict[str, tuple[str, ...]] = {
         "threshold",
         "duplicate_iou",
     ),
-    "samples": ("sample_id", "filepath", "file_exists", "labels"),
+    "samples": ("sample_id", "filepath", "file_exists", "file_problem", "labels"),
     "certificate": (
         "group",
         "labels",

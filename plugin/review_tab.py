@@ -168,7 +168,7 @@ class ReviewTab:
         self._render_modes(panel, screen)
         if screen.mode == DRAW:
             panel.md(
-                "**Drawing.** Open a picture, choose *Annotate*, draw a box and give it its class. "
+                "**Drawing.** Open a picture, choose *Annotate* and its box symbol, draw a box and give it its class. "
                 "The boxes count as approved by you as soon as you leave this mode.",
                 name="how_to_draw",
             )
@@ -176,8 +176,8 @@ class ReviewTab:
             return
         if screen.mode == CORRECT:
             panel.md(
-                "**Correcting.** Open a patch, choose *Annotate*, click the label and change its class or box. "
-                "Approve it afterwards; it becomes final as you leave it, marked *edited*.",
+                "**Correcting.** Open a patch, choose *Annotate*, and change its class or box; a click beside the "
+                "picture closes it. Approve it afterwards: it becomes final as you leave it, marked *edited*.",
                 name="how_to_correct",
             )
         self.render_filters(panel, screen)

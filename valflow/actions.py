@@ -15,7 +15,7 @@ from bson import ObjectId
 from pymongo import ReturnDocument, UpdateOne
 
 from valflow import database, ledger, mirroring, problem_tags, runs
-from valflow.errors import IllegalTransition, SelectionError
+from valflow.errors import DecisionRefused, IllegalTransition, SelectionError
 from valflow.label_types import APPROVED, REJECTED, WORKFLOW_TAGS
 from valflow.ledger import UNDECIDED, Expression, map_labels, state_change
 from valflow.selections import Selection, object_ids
@@ -60,6 +60,21 @@ def check_person(name: str) -> None:
         )
 
 
+def check_reviewer(record: runs.Record, name: str) -> None:
+    """Refuse who may not act on a run: the machine's names, and where ``review.reviewers`` is set, all others.
+
+    Raises:
+        SelectionError: the name is the machine's.
+        DecisionRefused: the name is not on the list.
+    """
+    check_person(name)
+    allowed = record["config"]["review"]["reviewers"]
+    if allowed and name.strip() not in allowed:
+        raise DecisionRefused(
+            f"{name.strip()!r} may not decide this run; its reviewers are {', '.join(allowed)}"
+        )
+
+
 def approve(run: str, selection: Selection, reviewer: str) -> ActionResult:
     """Approve the selected labels.
 
@@ -69,6 +84,7 @@ def approve(run: str, selection: Selection, reviewer: str) -> ActionResult:
     Raises:
         SelectionError: nothing that is selected can be approved.
         IllegalTransition: the run is not in review.
+        DecisionRefused: see ``check_reviewer``.
     """
     may: Expression = {"$eq": ["$$l.state", UNDECIDED]}
     if selection.label_ids:
@@ -83,6 +99,7 @@ def reject(run: str, selection: Selection, reviewer: str) -> ActionResult:
     Raises:
         SelectionError: nothing that is selected can be rejected.
         IllegalTransition: the run is not in review.
+        DecisionRefused: see ``check_reviewer``.
     """
     may = {"$ne": ["$$l.state", REJECTED]}
     return _decide(run, "reject", selection, reviewer, REJECTED, may, {"state": {"$ne": REJECTED}})
@@ -94,6 +111,7 @@ def reset(run: str, reviewer: str, classes: Sequence[str] = ()) -> ActionResult:
     Raises:
         SelectionError: no label of these classes is decided.
         IllegalTransition: the run is not in review.
+        DecisionRefused: see ``check_reviewer``.
     """
     selection = Selection(classes=tuple(classes), all=True)
     may = {"$ne": ["$$l.state", UNDECIDED]}
@@ -119,9 +137,10 @@ def undo(run: str, reviewer: str, *, own: bool = False) -> ActionResult:
     Raises:
         SelectionError: there is no such action.
         IllegalTransition: the run is not in review.
+        DecisionRefused: see ``check_reviewer``.
     """
-    check_person(reviewer)
     record = runs.load(run)
+    check_reviewer(record, reviewer)
     _read_app_edits(record["run"])
     last = last_undoable(record["run"], reviewer if own else None)
     if last is None:
@@ -173,14 +192,22 @@ def tag(run: str, name: str, selection: Selection, reviewer: str, note: str | No
     Raises:
         SelectionError: no label is selected, or the tag is one of the workflow's own.
     """
-    check_person(reviewer)
+    record = runs.load(run)
+    check_reviewer(record, reviewer)
     if not name.strip() or name in WORKFLOW_TAGS:
         raise SelectionError(
             f"expected a problem tag or one of your own, found {name!r}; {', '.join(WORKFLOW_TAGS)} are the workflow's"
         )
-    run = runs.load(run)["run"]
+    run = record["run"]
     _check_known(run, selection)
-    if not _count(run, selection, {"$ne": ["$$l._id", None]}):
+    query, entry = selection.document_query(), selection.entry_query()
+    # Where a query says it all, one label that matches is enough.
+    there = {"run": run, **query}
+    if not (
+        database.ledger().find_one(there, {"_id": 1})
+        if entry is not None
+        else ledger.count_where(there, selection.condition())
+    ):
         raise SelectionError(_nothing_selected(run, selection, "tagged"))
     record = begin(run)
     seq = record["action_seq"]
@@ -191,7 +218,6 @@ def tag(run: str, name: str, selection: Selection, reviewer: str, note: str | No
     if name not in record.get("own_tags", []):
         database.runs().update_one({"run": run}, {"$addToSet": {"own_tags": name}})
     new = {"tags.tag": {"$ne": name}}
-    query, entry = selection.document_query(), selection.entry_query()
     added = {"tag": name, "action": seq}
     if entry is not None:
         database.ledger().update_many(
@@ -302,12 +328,14 @@ def _decide(
         may: whether the entry ``$$l`` may be brought there.
         may_query: the same as a query on one entry; None also takes their marks of failed checks off.
     """
-    check_person(reviewer)
-    run = runs.load(run)["run"]
+    record = runs.load(run)
+    check_reviewer(record, reviewer)
+    run = record["run"]
     _read_app_edits(run)
     _check_known(run, selection)
-    selected = _count(run, selection, {"$ne": ["$$l._id", None]})
-    if not _count(run, selection, may):
+    documents = {"run": run, **selection.document_query()}
+    selected, possible = ledger.count_both(documents, selection.condition(), may)
+    if not possible:
         raise SelectionError(
             _nothing_selected(run, selection, {"approve": "approved", "reject": "rejected"}.get(event, event))
         )
@@ -363,7 +391,12 @@ def who_decided(record: runs.Record) -> str:
 
 def not_being_confirmed() -> dict[str, Any]:
     """Condition on a run record: nobody is copying its approval set right now."""
-    return {"$or": [{"freezing": None}, {"freezing.at": {"$lt": database.now() - FREEZE_EXPIRES}}]}
+    now = database.now()
+    expired = [
+        {"freezing.at": {"$lt": now - FREEZE_EXPIRES}},
+        {"freezing.at": {"$gt": now + FREEZE_EXPIRES}},  # the clock was set back since
+    ]
+    return {"$or": [{"freezing": None}, *expired]}
 
 
 def begin(run: str) -> runs.Record:
@@ -430,11 +463,6 @@ def _check_uppermost(run: str, seq: int) -> None:
     )
 
 
-def _count(run: str, selection: Selection, may: Expression) -> int:
-    condition = {"$and": [selection.condition(), may]}
-    return ledger.count_where({"run": run, **selection.document_query()}, condition)
-
-
 def _check_known(run: str, selection: Selection) -> None:
     """Refuse a selection that names classes, labels or samples without labels in the run.
 
@@ -451,9 +479,8 @@ def _check_known(run: str, selection: Selection) -> None:
             f"run {run} has no labels of class {', '.join(lost)}; its classes: {', '.join(known[:30])}"
         )
     wanted = object_ids(selection.label_ids, "label")
-    found: Any = (
-        documents.find({"run": run, "labels._id": {"$in": wanted}}, {"labels._id": 1}) if wanted else []
-    )
+    where = {"run": run, **selection.place_query(), "labels._id": {"$in": wanted}}
+    found: Any = documents.find(where, {"labels._id": 1}) if wanted else []
     there = {entry["_id"] for document in found for entry in document["labels"]}
     lost = [str(i) for i in wanted if i not in there]
     if lost:

@@ -40,10 +40,10 @@ def draw(run: str, reviewer: str, *, size: int | None = None, seed: int | None =
     Raises:
         AuditError: nothing is approved, size or seed are out of range, or the last audit covers it all.
     """
-    actions.check_person(reviewer)
+    record = runs.load(run)
+    actions.check_reviewer(record, reviewer)
     if seed is not None and not 0 <= seed < 2**63:
         raise AuditError(f"expected a seed from 0 to 2^63 - 1, found {seed}")
-    record = runs.load(run)
     actions.require_review(record)
     last = latest(record["run"])
     if last is not None and not needs_draw(record, last):
@@ -131,8 +131,8 @@ def judge(run: str, verdicts: Mapping[int, str], reviewer: str) -> Audit:
     Raises:
         AuditError: there is no draw, a number was not drawn or is judged already, or a verdict is unknown.
     """
-    actions.check_person(reviewer)
     record = runs.load(run)
+    actions.check_reviewer(record, reviewer)
     actions.require_review(record)
     audit = latest(record["run"])
     if audit is None:
@@ -176,20 +176,19 @@ def fresh_verdicts(audit: Audit, verdicts: Mapping[int, str], known: Sequence[st
 
 
 def record_verdicts(audit: Audit, verdicts: Mapping[int, str], reviewer: str, action: int) -> None:
-    """Write verdicts down, by number; what another one judged meanwhile stays."""
-    time = database.now()
-    for number, verdict in verdicts.items():
-        database.audits().update_one(
-            {"_id": audit["_id"], "items": {"$elemMatch": {"number": number, "verdict": None}}},
-            {
-                "$set": {
-                    "items.$.verdict": verdict,
-                    "items.$.reviewer": reviewer,
-                    "items.$.time": time,
-                    "items.$.action": action,
-                }
-            },
-        )
+    """Write verdicts down, by number and all at once; what another one judged meanwhile stays."""
+    numbers, said = list(verdicts), list(verdicts.values())
+    place = {"$indexOfArray": [numbers, "$$i.number"]}
+    judged = {
+        "verdict": {"$arrayElemAt": [said, place]},
+        "reviewer": {"$literal": reviewer},
+        "time": database.now(),
+        "action": action,
+    }
+    is_fresh = {"$and": [{"$in": ["$$i.number", numbers]}, {"$lte": ["$$i.verdict", None]}]}
+    item = {"$cond": [is_fresh, {"$mergeObjects": ["$$i", judged]}, "$$i"]}
+    items = {"$map": {"input": "$items", "as": "i", "in": item}}
+    database.audits().update_one({"_id": audit["_id"]}, [{"$set": {"items": items}}])
 
 
 def _consequences(
@@ -222,6 +221,11 @@ def corrected_labels(record: runs.Record, items: Sequence[Mapping[str, Any]]) ->
         for label in (sample.get(staging) or {}).get(label_type.list_name) or []
         if label["_id"] in ids and any(label.get(a) != predicted[label["_id"]].get(a) for a in compared)
     }
+
+
+def all_of(run: str) -> list[Audit]:
+    """All draws of a run, of every kind."""
+    return list(database.audits().find({"run": run}))
 
 
 def latest(run: str) -> Audit | None:

@@ -85,8 +85,8 @@ def judge(run: str, verdicts: Mapping[int, str], reviewer: str) -> Audit:
         AuditError: no images were drawn, a number was not drawn or is judged already, or a verdict is unknown.
         IllegalTransition: the run is not in review.
     """
-    actions.check_person(reviewer)
     record = runs.load(run)
+    actions.check_reviewer(record, reviewer)
     actions.require_review(record)
     audit = current(record["run"])
     fresh = audits.fresh_verdicts(audit, verdicts, VERDICTS)

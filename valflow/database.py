@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from bson import ObjectId
-from pymongo import ASCENDING, DESCENDING
+from pymongo import ASCENDING, DESCENDING, WriteConcern
 from pymongo.errors import PyMongoError
 
 from valflow.errors import DatabaseError
@@ -24,6 +24,11 @@ ACTIONS = "valflow_actions"
 AUDITS = "valflow_audits"
 BATCHES = "valflow_batches"
 LOCKS = "valflow_locks"
+COPIES = "valflow_copies"
+COPIED = "valflow_copied"
+
+# "majority" is the server's own default where there are several, and one is a majority of one.
+JOURNALED = WriteConcern("majority", j=True)
 
 _indexed: set[tuple[Any, str]] = set()
 
@@ -37,7 +42,8 @@ def connection() -> Database[dict[str, Any]]:
     import fiftyone.core.odm as foo
 
     try:
-        db = foo.get_db_conn()
+        # Answered when it is on the disk: what a person was told is done stays done when MongoDB dies.
+        db = foo.get_db_conn().with_options(write_concern=JOURNALED)
         place = (db.client.address, db.name)
         if place not in _indexed:
             _create_indexes(db)
@@ -83,6 +89,16 @@ def batches() -> Collection[dict[str, Any]]:
 def locks() -> Collection[dict[str, Any]]:
     """Who changes the fields of which dataset right now."""
     return connection()[LOCKS]
+
+
+def copies() -> Collection[dict[str, Any]]:
+    """One record per safety copy."""
+    return connection()[COPIES]
+
+
+def copied() -> Collection[dict[str, Any]]:
+    """What the safety copies hold: one document per copy and sample."""
+    return connection()[COPIED]
 
 
 def dataset_of(record: dict[str, Any]) -> Any:
@@ -138,3 +154,5 @@ def _create_indexes(db: Database[dict[str, Any]]) -> None:
     db[AUDITS].create_index([("run", ASCENDING), ("drawn_at", DESCENDING)])
     db[AUDITS].create_index([("fingerprint", ASCENDING), ("drawn_at", DESCENDING)])
     db[BATCHES].create_index([("run", ASCENDING), ("part", ASCENDING)], unique=True)
+    db[COPIES].create_index([("dataset_id", ASCENDING), ("label_field", ASCENDING), ("at", DESCENDING)])
+    db[COPIES].create_index([("run", ASCENDING), ("at", DESCENDING)])

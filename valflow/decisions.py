@@ -79,8 +79,9 @@ def preview(run: str, reviewer: str) -> Preview:
         LabelsVanished: labels are gone from the review field without a recorded rejection.
         CertificateError: the run's certificate does not follow from its verdicts.
         SelectionError: the name is the machine's; labels drawn by hand are taken over under it.
+        DecisionRefused: it is not one of ``review.reviewers``.
     """
-    actions.check_person(reviewer)
+    actions.check_reviewer(runs.load(run), reviewer)
     record = certifying.conclude(run)
     _read_app_edits(record, reviewer)
     claimed = _claim_freeze(record, reviewer)
@@ -149,13 +150,20 @@ def discard(run: str, decision: Decision, condition: dict[str, Any] | None = Non
             changes={
                 "decision": _as_document(decision, record),
                 "heartbeat_at": None,
+                "is_cleared": False,
                 **_figures_at_the_end(record),
             },
         )
     except IllegalTransition as refusal:
         raise IllegalTransition(f"{refusal}{actions.who_decided(runs.load(run))}") from None
+    return clear(record)
+
+
+def clear(record: runs.Record) -> runs.Record:
+    """Take the rest of a discarded run out of its dataset; already gone is fine."""
     drop_staging(record)
-    return record
+    database.runs().update_one({"run": record["run"]}, {"$set": {"is_cleared": True}})
+    return {**record, "is_cleared": True}
 
 
 def _figures_at_the_end(record: runs.Record) -> dict[str, Any]:
@@ -204,7 +212,6 @@ def _read_app_edits(record: runs.Record, reviewer: str) -> None:
 
 def _check_reviewer(record: runs.Record, decision: Decision) -> None:
     reviewer = decision.reviewer.strip()
-    allowed = record["config"]["review"]["reviewers"]
     if decision.via != actions.POLICY and reviewer.lower() in actions.MACHINE:
         raise DecisionRefused(
             f"{reviewer!r} is the name of the machine in every record; give a person's name"
@@ -213,8 +220,8 @@ def _check_reviewer(record: runs.Record, decision: Decision) -> None:
         raise DecisionRefused(
             "a decision needs the name of its reviewer: --reviewer NAME or VALFLOW_REVIEWER"
         )
-    if allowed and reviewer not in allowed and decision.via != actions.POLICY:
-        raise DecisionRefused(f"{reviewer!r} may not decide this run; its reviewers are {', '.join(allowed)}")
+    if decision.via != actions.POLICY:
+        actions.check_reviewer(record, reviewer)
 
 
 def _check_overruled(record: runs.Record, decision: Decision) -> None:
@@ -252,6 +259,7 @@ def _accept(record: runs.Record, decision: Decision, frozen: Preview) -> runs.Re
     time = database.now()
     opened = runs.aware(record["review"]["opened_at"])
     audit = audits.latest(record["run"])
+    document = _as_document(decision, record, frozen.digest)
     counts = {
         **record["counts"],
         **ledger.label_counts(frozen.class_table),
@@ -266,12 +274,15 @@ def _accept(record: runs.Record, decision: Decision, frozen: Preview) -> runs.Re
             "labels": frozen.labels,
             "samples": frozen.samples,
             "digest": frozen.digest,
-            "sealed": trail.seal(actions.history_of(record["run"]), record["action_seq"]),
+            "sealed": {
+                **trail.seal(actions.history_of(record["run"]), record["action_seq"]),
+                **trail.seal_decision(record, document, audits.all_of(record["run"])),
+            },
         },
         condition={"freezing.token": record["freezing"]["token"]},
         changes={
             "freezing": None,
-            "decision": _as_document(decision, record, frozen.digest),
+            "decision": document,
             "frozen": {
                 "token": frozen.token,
                 "digest": frozen.digest,
@@ -290,7 +301,7 @@ def _accept(record: runs.Record, decision: Decision, frozen: Preview) -> runs.Re
             "review": {
                 **record["review"],
                 "decided_at": time,
-                "seconds": (time - opened).total_seconds(),
+                "seconds": max((time - opened).total_seconds(), 0.0),
                 "reviewers": checklist.reviewer_statistics(record["run"]),
             },
         },

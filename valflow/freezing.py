@@ -35,24 +35,29 @@ def freeze_labels(record: runs.Record, dataset: Any, token: str, reviewer: str) 
     _check_nothing_vanished(record, token)
 
 
-def digest_of(record: runs.Record, token: str) -> tuple[str, int, int]:
+def digest_of(record: runs.Record, token: str, documents: Any = None) -> tuple[str, int, int]:
     """``(digest, labels, samples)`` of a frozen approval set.
 
     SHA-256 over the digest of the certificate, where the run has one, and the raw BSON of the labels in order of
     sample ids: who confirms a set confirms what was proven about it.
+
+    Args:
+        record: the run.
+        token: of the freeze.
+        documents: the collection; None takes the ledger of this process's database.
     """
-    run = record["run"]
+    run, documents = record["run"], database.ledger() if documents is None else documents
     sha = hashlib.sha256(((record.get("certificate") or {}).get("digest") or "").encode())
     frozen = {"$match": {"run": run, "frozen.token": token, "frozen.labels.0": {"$exists": True}}}
     count = {"$size": "$frozen.labels"}
     content = {"_id": 0, "n": count, "sample_id": 1, "labels": "$frozen.labels"}
     # Documents follow one another whatever the batches are; to look into them would cost four times as much.
-    for batch in database.ledger().aggregate_raw_batches(
+    for batch in documents.aggregate_raw_batches(
         [frozen, {"$sort": {"sample_id": 1}}, {"$project": content}], allowDiskUse=True
     ):
         sha.update(batch)
     total = {"$group": {"_id": None, "labels": {"$sum": count}, "samples": {"$sum": 1}}}
-    for counted in database.ledger().aggregate([frozen, total]):
+    for counted in documents.aggregate([frozen, total]):
         return sha.hexdigest(), counted["labels"], counted["samples"]
     return sha.hexdigest(), 0, 0
 
@@ -240,6 +245,21 @@ def _frozen(record: runs.Record, token: str) -> ledger.Expression:
     entry = {"$arrayElemAt": ["$labels", place]}
     is_approved = {"$eq": [{"$getField": {"field": "state", "input": entry}}, APPROVED]}
     approved = {"$filter": {"input": "$staged", "as": "d", "cond": {"$and": [is_known, is_approved]}}}
+    # What else a person has changed would be lost with the review field.
+    plain = {label: {"$unsetField": {"field": "tags", "input": f"$${label}"}} for label in ("d", "was")}
+    own_tags = {"$setDifference": [shown, {"$ifNull": ["$$was.tags", []]}]}
+    worked_on = {
+        "$let": {
+            "vars": {"was": {"$arrayElemAt": ["$predicted", place]}},
+            "in": {
+                "$or": [
+                    {"$ne": [plain["d"], plain["was"]]},
+                    {"$not": [{"$setIsSubset": [own_tags, list(WORKFLOW_TAGS)]}]},
+                ]
+            },
+        }
+    }
+    left_open = {"$and": [is_known, {"$not": [is_approved]}, worked_on]}
     kept = {
         "$filter": {
             "input": {"$ifNull": ["$labels", []]},
@@ -250,6 +270,7 @@ def _frozen(record: runs.Record, token: str) -> ledger.Expression:
     return {
         "token": {"$literal": token},
         "labels": {"$map": {"input": approved, "as": "d", "in": final}},
+        "left_open": {"$filter": {"input": "$staged", "as": "d", "cond": left_open}},
         "vanished": {
             "$setDifference": [{"$map": {"input": kept, "as": "l", "in": "$$l._id"}}, "$staged._id"]
         },

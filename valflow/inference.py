@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from contextlib import closing
+from typing import Any, Literal
 
 from bson import ObjectId
 from pymongo import UpdateOne
 
-from valflow import collector, database, ledger, runs, schema_changes
-from valflow.config import LabelingConfig, ModelConfig
+from valflow import collector, database, intake, ledger, overlapping, runs, schema_changes
+from valflow.batch_size import BatchSize
+from valflow.config import LabelingConfig, MergeModelConfig, ModelConfig
 from valflow.errors import InferenceFailed, StaleAttempt
 from valflow.label_types import DETECTIONS, INFERENCE_FAILED, LabelDict, LabelType, candidates, label_type_of
 from valflow.models import open_model
+from valflow.models.merge import open_source as open_merge
 from valflow.states import Event, State, is_past
 
 MAX_SHARDS = 100
+# Images whose predictions are written at once where `batch_size` is `auto`.
+PER_WRITE = 64
 
 Prediction = list[LabelDict] | Exception
 
@@ -36,6 +41,9 @@ def find_targets(dataset: Any, config: LabelingConfig, earlier_runs: Sequence[st
     if target.tags:
         view = view.match_tags(target.tags)
     ids = [ObjectId(i) for i in dict.fromkeys(view.values("id"))]
+    if isinstance(config.model, MergeModelConfig):
+        known = open_merge(config.model).samples()
+        ids = [i for i in ids if i in known]
     if target.only == "new":
         seen = ledger.seen_samples(earlier_runs)
         ids = [i for i in ids if i not in seen]
@@ -52,7 +60,7 @@ def choose_shard_size(samples: int, config: LabelingConfig) -> int:
     """Samples per shard: a few batches, so that a crash costs little, and at most 100 shards per run."""
     if config.shard_size is not None:
         return max(config.shard_size, -(-samples // MAX_SHARDS))
-    return max(2 * config.batch_size, -(-samples // MAX_SHARDS), 1)
+    return max(2 * _images_per_write(config), -(-samples // MAX_SHARDS), 1)
 
 
 def open_shards(
@@ -102,13 +110,30 @@ def infer_shard(run: str, shard: int) -> dict[str, int]:
     if not waiting or record["state"] != State.CREATED.value:
         return outcomes
     dataset = _load_dataset_cached(run)
-    source = prediction_source(config.model, dataset)
-    for start in range(0, len(waiting), config.batch_size):
-        batch = waiting[start : start + config.batch_size]
-        for status, n in _write_batch(record, config, dataset, batch, source(batch)).items():
+    source = open_model(config.model)
+
+    def write(batch: overlapping.Batch) -> None:
+        sample_ids, found = batch
+        written = _write_batch(record, config, dataset, sample_ids, [_converted(p) for p in found])
+        for status, n in written.items():
             outcomes[status] += n
-        _leave_if_ended(record, dataset, batch)
+        _leave_if_ended(record, dataset, sample_ids)
+
+    batches = overlapping.predictions(source, dataset, waiting, _batch_size_cached(run, config.batch_size))
+    with closing(batches), overlapping.in_background(write) as put:
+        for batch in overlapping.grouped(batches, _images_per_write(config)):
+            put(batch)
     return outcomes
+
+
+@functools.lru_cache(maxsize=4)
+def _batch_size_cached(run: str, setting: int | Literal["auto"]) -> BatchSize:
+    # What one shard has found out serves the next ones.
+    return BatchSize(setting)
+
+
+def _images_per_write(config: LabelingConfig) -> int:
+    return PER_WRITE if config.batch_size == "auto" else config.batch_size
 
 
 def _leave_if_ended(record: runs.Record, dataset: Any, sample_ids: Sequence[ObjectId]) -> None:
@@ -148,7 +173,8 @@ def finish_inference(record: runs.Record) -> runs.Record:
     total, failed = sum(by_status.values()), by_status.get(ledger.FAILED, 0)
     counts = {"samples": total, "failed_samples": failed, "empty_samples": by_status.get(ledger.EMPTY, 0)}
     failures = _describe_failures(record)
-    runs.update(runs.fence_of(record), {"counts": counts, "failed": failures})
+    changes = {"counts": counts, "failed": failures, "intake": ledger.noted_counts(record["run"])}
+    runs.update(runs.fence_of(record), changes)
     if total and failed / total > config.max_failed_share:
         # Another try must look at them again.
         database.ledger().delete_many({"run": record["run"], "status": ledger.FAILED})
@@ -208,18 +234,26 @@ def _write_batch(
     outcomes: list[tuple[ObjectId, str, str | None]] = []
     failed: list[ObjectId] = []
     found: dict[ObjectId, list[LabelDict]] = {}
+    noted: dict[ObjectId, dict[str, int]] = {}
+    samples = database.samples_of(dataset)
+    sizes = intake.large_samples(samples, sample_ids)
     for sample_id, prediction in zip(sample_ids, predictions, strict=True):
-        if isinstance(prediction, Exception):
-            outcomes.append((sample_id, ledger.FAILED, str(prediction)))
+        labels: list[LabelDict] = []
+        problem: Exception | str | None = prediction if isinstance(prediction, Exception) else None
+        if not isinstance(prediction, Exception):
+            usable, odd = intake.take_in(prediction, label_type_of(record))
+            labels = candidates(
+                usable, record["run"], sample_id, min_confidence=config.min_confidence, classes=classes
+            )
+            noted[sample_id] = odd + intake.left_out(usable, labels, config.min_confidence)
+            problem = intake.why_not_storable(labels, sizes.get(sample_id, 0))
+        if problem is not None:
+            outcomes.append((sample_id, ledger.FAILED, str(problem)))
             failed.append(sample_id)
             continue
-        labels = candidates(
-            prediction, record["run"], sample_id, min_confidence=config.min_confidence, classes=classes
-        )
         outcomes.append((sample_id, ledger.LABELLED if labels else ledger.EMPTY, None))
         if labels:
             found[sample_id] = labels
-    samples = database.samples_of(dataset)
     if failed:
         samples.update_many(
             {"_id": {"$in": failed}},
@@ -230,7 +264,7 @@ def _write_batch(
         {"_id": done, "tags": INFERENCE_FAILED},
         {"$pull": {"tags": INFERENCE_FAILED}, "$currentDate": {"last_modified_at": True}},
     )
-    ledger.account(record["run"], outcomes, _stage(record, samples, found))
+    ledger.account(record["run"], outcomes, _stage(record, samples, found), noted)
     return {s: sum(o[1] == s for o in outcomes) for s in (ledger.LABELLED, ledger.EMPTY, ledger.FAILED)}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from valflow import database, decisions, lots, preflight, runs
+from valflow import decisions, lots, preflight, runs
 from valflow.config import LabelingConfig
 from valflow.errors import RunBusy
 from valflow.inference import find_targets, open_shards
@@ -15,7 +15,7 @@ from valflow.promotion import finalized_runs_into
 from valflow.states import Event, State
 
 # Settings that may change while a failed run is continued: predictions do not depend on them.
-_FREE_TO_CHANGE = ("run_key", "run_name", "max_failed_share", "max_attempts", "output_dir")
+_FREE_TO_CHANGE = ("run_key", "run_name", "max_failed_share", "max_attempts", "safety_copies", "output_dir")
 
 
 @dataclass(frozen=True)
@@ -87,15 +87,18 @@ def prepare(record: runs.Record, dataset: Any) -> runs.Record:
 def _find_own(config: LabelingConfig, flow_run_id: str | None) -> runs.Record | None:
     if config.run_key is not None:
         # One of another dataset is left to the preflight check, which says whose key it is.
-        return database.runs().find_one(
-            {"run": config.run_key, "dataset": config.dataset, "label_field": config.label_field}
-        )
+        return runs.find(run=config.run_key, dataset=config.dataset, label_field=config.label_field)
     return None if flow_run_id is None else runs.find_by_flow_run(flow_run_id)
 
 
 def _continue(record: runs.Record, flow_run_id: str | None) -> Opened:
-    if record["state"] in (State.ROLLING_BACK.value, State.ROLLED_BACK.value):
+    if record["state"] == State.ROLLED_BACK.value:
         return Opened("skipped", record["run"], f"skipped: run {record['run']} was rolled back; it has ended")
+    if record["state"] in (State.ROLLING_BACK.value, State.REOPENING.value):
+        going = f"run {record['run']} is being taken back ({record['state']})"
+        return Opened(
+            "skipped", record["run"], f"skipped: {going}; `valflow rollback {record['run']}` finishes that"
+        )
     somebody_elses = flow_run_id not in (None, record.get("flow_run_id"))
     if record["state"] == State.IN_REVIEW.value and somebody_elses and record.get("suspended_in"):
         return _skip(record)

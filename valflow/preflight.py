@@ -13,6 +13,7 @@ from valflow.config import CertifiedApproval, FieldModelConfig, FixedApproval, L
 from valflow.errors import ConfigError, EvaluationError
 from valflow.label_types import BY_FIELD_CLASS
 from valflow.models import open_model
+from valflow.models.probing import REASONS
 from valflow.promotion import field_identity
 
 Check = Callable[[LabelingConfig, Any], list[str]]
@@ -22,6 +23,7 @@ _UNSUPPORTED_MEDIA = {
     "group": "its samples come in slices, and FiftyOne reads and saves only the active one",
     "3d": "detections in space have no box in an image",
     "point-cloud": "detections in space have no box in an image",
+    "unknown": "FiftyOne does not know images by these file names; give the files their usual endings",
 }
 
 
@@ -46,8 +48,8 @@ def check(config: LabelingConfig, more_problems: Sequence[str] = ()) -> Any:
         raise ConfigError([f"dataset: {_unknown('dataset', config.dataset, fo.list_datasets())}", *problems])
     dataset = fo.load_dataset(config.dataset)
     dataset.reload()
-    if dataset.media_type in _UNSUPPORTED_MEDIA:
-        reason = _UNSUPPORTED_MEDIA[dataset.media_type]
+    if dataset.media_type not in ("image", None):
+        reason = _UNSUPPORTED_MEDIA.get(dataset.media_type, "only images can be labelled")
         problems.insert(
             0,
             f"dataset: expected images, {config.dataset!r} holds media of type {dataset.media_type!r}: {reason}",
@@ -88,7 +90,8 @@ def _label_fields(dataset: Any) -> list[str]:
     return [n for n in dataset.get_field_schema() if field_kind(dataset, n) in BY_FIELD_CLASS]
 
 
-def _type_problem(key: str, dataset: Any, name: str) -> list[str]:
+def type_problem(key: str, dataset: Any, name: str) -> list[str]:
+    """What is wrong with a field that should hold labels; empty where nothing is."""
     if not dataset.has_field(name):
         return [f"{key}: {_unknown('label field', name, _label_fields(dataset))}"]
     kind = field_kind(dataset, name)
@@ -124,7 +127,7 @@ def _label_field_problems(config: LabelingConfig, dataset: Any) -> list[str]:
     problems = []
     name, staging = config.label_field, config.staging_field
     if dataset.has_field(name):
-        problems += _type_problem("label_field", dataset, name)
+        problems += type_problem("label_field", dataset, name)
         identity = field_identity(dataset, name)
         created_by_us = identity is not None and identity["created"]
         if not problems and not created_by_us and not config.append:
@@ -160,13 +163,21 @@ def _run_key_problems(config: LabelingConfig, dataset: Any) -> list[str]:
 
 def _model_problems(config: LabelingConfig, dataset: Any) -> list[str]:
     if isinstance(config.model, FieldModelConfig):
-        problems = _type_problem("model.field", dataset, config.model.field)
+        problems = type_problem("model.field", dataset, config.model.field)
         if problems:
             return problems
     try:
-        return _class_problems(config, open_model(config.model).classes(dataset))
+        source = open_model(config.model)
     except ConfigError as error:
         return error.problems
+    return _output_problems(source.label_class(dataset)) or _class_problems(config, source.classes(dataset))
+
+
+def _output_problems(found: str | None) -> list[str]:
+    if found is None or found in BY_FIELD_CLASS:
+        return []
+    reason = REASONS.get(found, "there is no review of such labels")
+    return [f"model: expected one that finds {' or '.join(BY_FIELD_CLASS)}, this one gives {found}: {reason}"]
 
 
 def _class_problems(config: LabelingConfig, known: Sequence[str]) -> list[str]:
@@ -186,7 +197,7 @@ def _approval_field_problems(config: LabelingConfig, dataset: Any) -> list[str]:
     if not isinstance(config.approval, CertifiedApproval):
         return []
     named = {key: getattr(config.approval, key) for key in ("second_opinion", "ground_truth")}
-    return [p for key, name in named.items() if name for p in _type_problem(f"approval.{key}", dataset, name)]
+    return [p for key, name in named.items() if name for p in type_problem(f"approval.{key}", dataset, name)]
 
 
 def _ground_truth_problems(config: LabelingConfig, dataset: Any) -> list[str]:
@@ -195,7 +206,7 @@ def _ground_truth_problems(config: LabelingConfig, dataset: Any) -> list[str]:
     from valflow.evaluation.storing import check_key
 
     evaluation = config.evaluation
-    problems = _type_problem("evaluation.ground_truth", dataset, evaluation.ground_truth)
+    problems = type_problem("evaluation.ground_truth", dataset, evaluation.ground_truth)
     try:
         check_key(dataset, config.label_field, evaluation.ground_truth, evaluation.eval_key)
     except EvaluationError as error:

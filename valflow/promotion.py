@@ -11,7 +11,7 @@ from typing import Any
 
 from bson import ObjectId
 
-from valflow import database, runs
+from valflow import database, references, runs, safety_copies
 from valflow.decisions import drop_staging
 from valflow.errors import PromotionError
 from valflow.fingerprints import changed_samples
@@ -51,16 +51,18 @@ def promote(record: runs.Record, dataset: Any, progress: Progress | None = None)
         advance(record["state"], Event.BEGIN_FINALIZE, record.get("failed_from"))
     _check_frozen(record)
     if begins:
+        _check_ids_are_free(record, dataset)
         record = runs.transition(
             record,
             Event.BEGIN_FINALIZE,
             actor="system",
             figures=_announced(record),
-            changes={"creates_field": _is_free(record, dataset)},
+            changes={"creates_field": _is_free(record, dataset), "copy": uuid.uuid4().hex},
         )
-    field_id = _declare_label_field(record, dataset)
-    runs.update(runs.fence_of(record), {"field_id": field_id})
     targets = _frozen_samples(record)
+    _make_copy(record, dataset, targets)
+    field_id = declare_label_field(record, dataset)
+    runs.update(runs.fence_of(record), {"field_id": field_id})
     _note_fields_that_exist(record, dataset)
     for start in range(0, len(targets), BATCH):
         batch = targets[start : start + BATCH]
@@ -74,20 +76,21 @@ def promote(record: runs.Record, dataset: Any, progress: Progress | None = None)
     drop_staging(record)
     dataset.reload()
     dataset.sync_last_modified_at()
-    with changing(dataset):
-        _register(record, dataset)
+    register(record, dataset)
     counts = {
         **record["counts"],
         "finalized": verification["written"],
         "discarded": record["counts"]["predicted"] - record["counts"]["approved"],
     }
-    return runs.transition(
+    record = runs.transition(
         record,
         Event.FINALIZE,
         actor="system",
         figures={"announced": verification["announced"], "written": verification["written"]},
         changes={"verification": verification, "counts": counts, "heartbeat_at": None},
     )
+    safety_copies.prune(record)
+    return record
 
 
 def field_identity(dataset: Any, label_field: str) -> dict[str, Any] | None:
@@ -126,6 +129,49 @@ def _check_frozen(record: runs.Record) -> None:
         )
 
 
+def _check_ids_are_free(record: runs.Record, dataset: Any) -> None:
+    """Make sure that no frozen label has the id of a label that is in the label field already.
+
+    Such a label would be taken for one that an interrupted finalization has written, and be passed over.
+
+    Raises:
+        PromotionError: names some of them.
+    """
+    if not dataset.has_field(record["label_field"]):
+        return
+    path = label_type_of(record).list_path(record["label_field"])
+    frozen = {
+        "run": record["run"],
+        "frozen.token": record["frozen"]["token"],
+        "frozen.labels.0": {"$exists": True},
+    }
+    there = {
+        "from": dataset._sample_collection_name,
+        "localField": "sample_id",
+        "foreignField": "_id",
+        "as": "s",
+    }
+    ids = {"$ifNull": [{"$first": f"$s.{path}._id"}, []]}
+    taken = [
+        i
+        for found in database.ledger().aggregate(
+            [
+                {"$match": frozen},
+                {"$lookup": there},
+                {"$project": {"_id": 0, "ids": {"$setIntersection": ["$frozen.labels._id", ids]}}},
+                {"$match": {"ids.0": {"$exists": True}}},
+            ]
+        )
+        for i in found["ids"]
+    ]
+    if taken:
+        raise PromotionError(
+            f"{len(taken)} of the labels that run {record['run']} would write have ids that are in the label field "
+            f"already: {', '.join(map(str, taken[:3]))}. Nothing was written. Somebody copied them there: remove "
+            "these copies, and run the finalization again"
+        )
+
+
 def _is_free(record: runs.Record, dataset: Any) -> bool:
     """Whether the run creates its label field.
 
@@ -144,7 +190,8 @@ def _is_free(record: runs.Record, dataset: Any) -> bool:
     return False
 
 
-def _declare_label_field(record: runs.Record, dataset: Any) -> str:
+def declare_label_field(record: runs.Record, dataset: Any) -> str:
+    """Declare the label field of a run and say whose it is; already there is fine. Returns the field's identity."""
     with changing(dataset):
         return _declare(record, dataset)
 
@@ -181,6 +228,14 @@ def _require_field(record: runs.Record, dataset: Any) -> None:
         raise PromotionError(
             f"the label field {name!r} of {record['dataset']} was deleted or renamed while run {record['run']} was "
             f"being finalized. Nothing is lost: `valflow finalize {record['run']}` makes it anew and goes on"
+        )
+
+
+def _make_copy(record: runs.Record, dataset: Any, samples: list[ObjectId]) -> None:
+    """Before the first label is written; nothing can be copied any more where it was begun without."""
+    if record.get("copy"):
+        safety_copies.make(
+            record, dataset, record["copy"], "finalize", record["decision"]["reviewer"], samples
         )
 
 
@@ -323,8 +378,14 @@ def _deleted_since(record: runs.Record, dataset: Any) -> dict[ObjectId, int]:
     return {d["_id"]: d["n"] for d in frozen if d["_id"] not in there}
 
 
-def _register(record: runs.Record, dataset: Any) -> None:
+def register(record: runs.Record, dataset: Any) -> None:
     """Leave marks where FiftyOne users look: a custom run, and a saved view per problem tag."""
+    with changing(dataset):
+        _register(record, dataset)
+
+
+def _register(record: runs.Record, dataset: Any) -> None:
+    references.adopt(dataset, "runs", record["run"])
     if record["run"] not in dataset.list_runs():
         config = dataset.init_run(
             method="valflow",
@@ -338,6 +399,8 @@ def _register(record: runs.Record, dataset: Any) -> None:
     taken = {_address_of(name) for name in saved}
     for tag in dict.fromkeys([*problem_tag_counts(record["run"]), *sample_tags(record["run"])]):
         address = _address_of(tag)
+        if tag not in saved and references.adopt(dataset, "saved_views", tag):
+            continue
         if tag not in saved and address is not None and address not in taken:
             taken.add(address)
             dataset.save_view(

@@ -81,5 +81,7 @@ def _random_tiles(record: runs.Record, state: str) -> list[Tile]:
 
 
 def _tile(filepath: str, label: dict[str, Any]) -> Tile:
-    x, y, w, h = label["bounding_box"]
-    return Tile(str(Path(filepath)), (x, y, w, h), label["label"], label.get("confidence"))
+    box = label.get("bounding_box")
+    # Without a box the whole image is shown.
+    corners = tuple(box) if box and len(box) == 4 else None
+    return Tile(str(Path(filepath)), corners, label.get("label") or "no class", label.get("confidence"))

@@ -23,6 +23,7 @@ from typing import Any
 from tests.chaos import dumps, snapshots
 from tests.chaos.killing import AFTER, BEFORE, INSIDE, Killer, Point, Write
 from tests.chaos.scenarios import Scenario, Step
+from tests.chaos.walking import walk
 
 DATABASE = "chaos"
 
@@ -64,8 +65,7 @@ class Trial:
     repeated: int
 
     def __str__(self) -> str:
-        where = f"{self.target.when} write {self.target.write.number} ({self.target.write.what})"
-        return f"{self.scenario}: {self.step}: {self.stage}: {where}"
+        return f"{self.scenario}: {described(self.step, self.target)}"
 
 
 @dataclass
@@ -84,6 +84,12 @@ class Undisturbed:
                 whens = [*([BEFORE] if write.number == 1 else []), *([INSIDE] if write.parts else []), AFTER]
                 found += [Target(step, write, when) for when in whens if when != AFTER or _ends(write)]
         return found
+
+
+def described(step: str, target: Target) -> str:
+    """A place to die, in words."""
+    where = f"{target.when} write {target.write.number} ({target.write.what})"
+    return f"{step}: {target.write.stage}: {where}"
 
 
 def _ends(write: Write) -> bool:
@@ -197,6 +203,7 @@ class Lab:
 
         past = database.now() - 2 * actions.FREEZE_EXPIRES
         database.runs().update_many({"freezing.at": {"$exists": True}}, {"$set": {"freezing.at": past}})
+        database.runs().update_many({}, {"$set": {"updated_at": past}})
 
     # -- processes
 
@@ -252,6 +259,20 @@ class Outcome:
     writes: list[Write]
     killed: int
     trouble: str
+
+
+def recover() -> None:
+    """What ``valflow doctor --fix`` does where no Prefect server is."""
+    from valflow import recovery, runs
+    from valflow.config import LabelingConfig
+
+    def go_on(run: str) -> None:
+        config = LabelingConfig.model_validate(runs.load(run)["config"])
+        walk(config.model_copy(update={"run_key": run}))
+
+    for line in recovery.mend(None, go_on):
+        if "came to nothing" in line:
+            raise RuntimeError(line)
 
 
 def _step(step: Step) -> Callable[[Killer], None]:

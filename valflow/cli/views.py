@@ -19,6 +19,8 @@ COUNTS = (
     "failed_samples",
 )
 
+MOST_ROWS = 200
+
 
 def runs(options: Any) -> Result:
     """`valflow runs`."""
@@ -46,10 +48,14 @@ def runs(options: Any) -> Result:
 def show(options: Any) -> Result:
     """`valflow show`."""
     from valflow import runs as records
+    from valflow import safety_copies
     from valflow.reporting import current_view
 
     view = current_view(records.load(options.run))
-    return Result(describe(view), document_of(view))
+    copies = safety_copies.of_run(view["run"])
+    lines = [f"  safety copy {safety_copies.in_words(copy)}" for copy in copies]
+    document = {**document_of(view), "safety_copies": [safety_copies.as_document(c) for c in copies]}
+    return Result("\n".join([describe(view), *([""] if lines else []), *lines]), document)
 
 
 def why(options: Any) -> Result:
@@ -122,6 +128,7 @@ def document_of(record: dict[str, Any]) -> dict[str, Any]:
         "exports",
         "timings",
         "failed",
+        "intake",
         "model",
         "prefect_url",
     ):
@@ -146,6 +153,7 @@ def document_without_run(config: Any) -> dict[str, Any]:
 
 def describe(record: dict[str, Any]) -> str:
     """A run in a few lines, for a terminal."""
+    from valflow import intake
     from valflow.review_page import class_rows
 
     counts = {**dict.fromkeys(COUNTS, 0), **record["counts"]}
@@ -158,7 +166,10 @@ def describe(record: dict[str, Any]) -> str:
         ),
     ]
     if record["class_table"]:
-        lines += ["", _indented(text_table(class_rows(record)))]
+        lines += ["", _indented(text_table(class_rows(record)[:MOST_ROWS]))]
+        if len(record["class_table"]) > MOST_ROWS:
+            lines.append(f"  … and {len(record['class_table']) - MOST_ROWS:,} more classes; --json has all")
+    lines += [f"  note: {odd}" for odd in intake.sentences_of(record)]
     lines += _certificate(record)
     if record.get("checklist"):
         lines.append("")

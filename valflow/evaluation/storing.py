@@ -12,7 +12,7 @@ import numpy as np
 import orjson
 from bson import ObjectId
 
-from valflow import database
+from valflow import database, references
 from valflow.errors import EvaluationError
 from valflow.evaluation.labels import Images, LabelTable
 from valflow.evaluation.matching import IOU_THRESHOLDS, MAX_PREDICTIONS, Comparison
@@ -81,6 +81,7 @@ def store(
     """
     method = config.build()
     with changing(dataset):
+        references.adopt(dataset, "evaluations", eval_key)
         if dataset.has_evaluation(eval_key):
             dataset.delete_evaluation(eval_key)
         # The run comes first: after a crash it still says that the fields are ours.

@@ -8,20 +8,22 @@ from typing import Any
 
 from bson import ObjectId
 
-from valflow import collector, database
+from valflow import class_names, collector, database
 from valflow.config import FieldModelConfig
 from valflow.label_types import DETECTIONS
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class FieldSource:
     """The labels of a field.
 
     Attributes:
         field: its name.
+        read_at_once: see ``Source``; labels are small.
     """
 
     field: str
+    read_at_once: int = 256
 
     def describe(self) -> dict[str, Any]:
         """The field."""
@@ -29,8 +31,12 @@ class FieldSource:
 
     def classes(self, dataset: Any) -> list[str]:
         """Classes that the field holds."""
-        found = database.samples_of(dataset).distinct(f"{DETECTIONS.list_path(self.field)}.label")
-        return sorted(label for label in found if label is not None)
+        return class_names.names_in(dataset, f"{DETECTIONS.list_path(self.field)}.label")
+
+    def label_class(self, dataset: Any) -> str | None:
+        """The class of the field."""
+        document_type = getattr(dataset.get_field(self.field), "document_type", None)
+        return None if document_type is None else str(document_type.__name__)
 
     @collector.paused()
     def fetch(self, dataset: Any, sample_ids: Sequence[ObjectId]) -> list[Any]:
@@ -45,6 +51,6 @@ class FieldSource:
         return list(inputs)
 
 
-def open_field(config: FieldModelConfig) -> FieldSource:
+def open_source(config: FieldModelConfig) -> FieldSource:
     """The source that a configuration names."""
     return FieldSource(config.field)
