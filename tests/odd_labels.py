@@ -63,7 +63,7 @@ ODD = {
     "confidence over 1": _confidence(1.7, REVIEW),
     "confidence in percent": _confidence(95.0, REVIEW),
     "confidence text": _confidence("high", REVIEW, FAILED),
-    "confidence text of a number": _confidence("0.9", REVIEW),
+    "confidence text of a number": _confidence("0.9", REVIEW, APPROVED),
     "confidence true": _confidence(True, REVIEW),
     "confidence list": _confidence([0.9], REVIEW, FAILED),
     "confidence huge integer": _confidence(2**62, REVIEW),

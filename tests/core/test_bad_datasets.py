@@ -165,7 +165,6 @@ NAMES = {
     "decomposed": "cafe\u0301.png",
     "dash": "-rf.png",
     "brackets": "[1]{2}(3)*.png",
-    "backslash": "back\\slash.png",
     "semicolon": "a;b,c.png",
     "long": "x" * 200 + ".png",
 }
