@@ -239,7 +239,7 @@ def _write_batch(
     sizes = intake.large_samples(samples, sample_ids)
     for sample_id, prediction in zip(sample_ids, predictions, strict=True):
         labels: list[LabelDict] = []
-        problem: Exception | str | None = prediction if isinstance(prediction, Exception) else None
+        problem = str(prediction) if isinstance(prediction, Exception) else None
         if not isinstance(prediction, Exception):
             usable, odd = intake.take_in(prediction, label_type_of(record))
             labels = candidates(
@@ -248,7 +248,7 @@ def _write_batch(
             noted[sample_id] = odd + intake.left_out(usable, labels, config.min_confidence)
             problem = intake.why_not_storable(labels, sizes.get(sample_id, 0))
         if problem is not None:
-            outcomes.append((sample_id, ledger.FAILED, str(problem)))
+            outcomes.append((sample_id, ledger.FAILED, problem))
             failed.append(sample_id)
             continue
         outcomes.append((sample_id, ledger.LABELLED if labels else ledger.EMPTY, None))
