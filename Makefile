@@ -2,14 +2,17 @@
 VENV  := .venv
 PY    := $(VENV)/bin/python
 READY := $(VENV)/.valflow-ready
+# Torch stays out of .venv: it is larger than all the rest, and nothing but its models needs it.
+MODELS := .venv-models
+MODELS_READY := $(MODELS)/.valflow-ready
 PORT  ?=
 ARGS  ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test up lint bench screenshots clean
+.PHONY: help setup demo test test-models up lint bench soak chaos screenshots clean
 
 help:  ## show this list
-	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
 
 setup: $(READY)  ## create .venv with everything in it, and check its database
 
@@ -23,6 +26,13 @@ demo: $(READY)  ## the whole pipeline on real handwritten digits, in a stack of 
 test: $(READY)  ## all tests (ARGS="tests/core -k ledger" for some)
 	$(PY) -m pytest $(ARGS)
 
+test-models: $(MODELS_READY)  ## tests of models on torch, in .venv-models (ARGS as above; gigabytes the first time)
+	$(MODELS)/bin/python -m pytest tests/model_kinds $(ARGS)
+
+$(MODELS_READY): pyproject.toml constraints.txt scripts/setup.sh
+	@EXTRAS=dev,huggingface,ultralytics bash scripts/setup.sh $(MODELS)
+	@touch $@
+
 up: $(READY)  ## server, worker and FiftyOne App (PORT=5151 chooses the App's port)
 	$(PY) -m valflow.cli up $(if $(PORT),--port $(PORT)) $(ARGS)
 
@@ -33,6 +43,13 @@ lint: $(READY)  ## ruff and mypy
 
 bench: $(READY)  ## side-by-side benchmarks, with the limit beside each figure
 	$(PY) -m benchmarks $(ARGS)
+
+soak: $(READY)  ## 50 recurring runs in a row, and what grows with them (ARGS="--runs 20" for fewer)
+	$(PY) -m tests.soak $(ARGS)
+
+chaos: $(READY)  ## SIGKILL at every place that counts: 160 in a driver, 40 on a real stack (about an hour)
+	$(PY) -m tests.chaos --kills 160 --twice 0.2
+	$(PY) -m tests.chaos.stack_kills --kills 40
 
 screenshots: $(READY)  ## the pictures of the panel in docs/pictures (needs a Chromium)
 	$(PY) -m scripts.screenshots

@@ -78,6 +78,8 @@ class ApprovalTab:
         """Draw the tab."""
         if screen.get("head", {}).get("state") != State.IN_REVIEW.value:
             panel.md(screen.get("fate", ""), name="fate")
+            if screen.get("head", {}).get("state") == State.ROLLED_BACK.value:
+                self.render_roll_back(panel, "Back into review")  # type: ignore[attr-defined]
             if screen.get("waiting"):
                 panel.view("follow", types.TimerView(interval=LOOK_EVERY, on_interval=self.follow))
             return
@@ -114,8 +116,18 @@ class ApprovalTab:
         for item in screen.get("checklist", []):
             mark = "✓" if item["ok"] else "✗" if item["required"] else "○"
             must = " *(required)*" if item["required"] and not item["ok"] else ""
-            lines.append(f"- {mark} **{item['title']}**{must}: {markdown_text(item['evidence'])}")
+            lines.append(f"- {mark} **{item['title']}**{must}: {_with_commands(item['evidence'])}")
         panel.md("\n".join(lines), name="checklist_text")
+
+
+def _with_commands(text: str) -> str:
+    """Text of data with the commands that it names in backticks as code."""
+    parts = []
+    for number, part in enumerate(text.split("`")):
+        shown = layout.code(part) if number % 2 else markdown_text(part)
+        before, after = (" " if end.isspace() and not number % 2 else "" for end in (part[:1], part[-1:]))
+        parts.append(f"{before}{shown}{after}")
+    return "".join(parts).strip()
 
 
 def _fate(record: runs.Record) -> str:
@@ -134,6 +146,13 @@ def _fate(record: runs.Record) -> str:
         )
     if state is State.DISCARDED:
         return said + "None of its labels became final; its predictions stay in the ledger."
+    if state is State.ROLLED_BACK:
+        rollback = record["rollback"]
+        why = f": {markdown_text(rollback['note'])}" if rollback["note"] else "."
+        return (
+            f"**{markdown_text(rollback['reviewer'])}** rolled it back{why} Its labels left "
+            f"{layout.code(record['label_field'])}; its predictions and all decisions stay in the ledger."
+        )
     waits = overview.waits_for(record)
     url = record.get("prefect_url")
     page = f" [Its Prefect page]({url})" if url else ""
@@ -141,5 +160,7 @@ def _fate(record: runs.Record) -> str:
         State.REVIEWED: "Validation is next.",
         State.VALIDATED: "Validated; the labels are being written.",
         State.FINALIZING: "The labels are being written.",
+        State.ROLLING_BACK: "It is being taken back.",
+        State.REOPENING: "Its labels are coming back into review.",
     }
     return f"{said}{steps.get(state, 'The model is at work.')} Waits for {markdown_text(waits)}.{page}"

@@ -51,6 +51,7 @@ def take(stack: Any, home: Path) -> None:
         screen.tiles(100)
         save(screen, "review")
         screen.click("Runs", "Auto Labeling runs")
+        screen.tiles(80)
         save(screen, "runs")
         screen.page.locator("td", has_text="digits").first.click()
         screen.click("^Approval$", "Checklist")

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from contextlib import closing
+from typing import Any, Literal
 
 from bson import ObjectId
 from pymongo import UpdateOne
 
-from valflow import collector, database, intake, ledger, runs, schema_changes
+from valflow import collector, database, intake, ledger, overlapping, runs, schema_changes
+from valflow.batch_size import BatchSize
 from valflow.config import LabelingConfig, MergeModelConfig, ModelConfig
 from valflow.errors import InferenceFailed, StaleAttempt
 from valflow.label_types import DETECTIONS, INFERENCE_FAILED, LabelDict, LabelType, candidates, label_type_of
 from valflow.models import open_model
-from valflow.models.merge import open_merge
+from valflow.models.merge import open_source as open_merge
 from valflow.states import Event, State, is_past
 
 MAX_SHARDS = 100
+# Images whose predictions are written at once where `batch_size` is `auto`.
+PER_WRITE = 64
 
 Prediction = list[LabelDict] | Exception
 
@@ -56,7 +60,7 @@ def choose_shard_size(samples: int, config: LabelingConfig) -> int:
     """Samples per shard: a few batches, so that a crash costs little, and at most 100 shards per run."""
     if config.shard_size is not None:
         return max(config.shard_size, -(-samples // MAX_SHARDS))
-    return max(2 * config.batch_size, -(-samples // MAX_SHARDS), 1)
+    return max(2 * _images_per_write(config), -(-samples // MAX_SHARDS), 1)
 
 
 def open_shards(
@@ -106,13 +110,30 @@ def infer_shard(run: str, shard: int) -> dict[str, int]:
     if not waiting or record["state"] != State.CREATED.value:
         return outcomes
     dataset = _load_dataset_cached(run)
-    source = prediction_source(config.model, dataset)
-    for start in range(0, len(waiting), config.batch_size):
-        batch = waiting[start : start + config.batch_size]
-        for status, n in _write_batch(record, config, dataset, batch, source(batch)).items():
+    source = open_model(config.model)
+
+    def write(batch: overlapping.Batch) -> None:
+        sample_ids, found = batch
+        written = _write_batch(record, config, dataset, sample_ids, [_converted(p) for p in found])
+        for status, n in written.items():
             outcomes[status] += n
-        _leave_if_ended(record, dataset, batch)
+        _leave_if_ended(record, dataset, sample_ids)
+
+    batches = overlapping.predictions(source, dataset, waiting, _batch_size_cached(run, config.batch_size))
+    with closing(batches), overlapping.in_background(write) as put:
+        for batch in overlapping.grouped(batches, _images_per_write(config)):
+            put(batch)
     return outcomes
+
+
+@functools.lru_cache(maxsize=4)
+def _batch_size_cached(run: str, setting: int | Literal["auto"]) -> BatchSize:
+    # What one shard has found out serves the next ones.
+    return BatchSize(setting)
+
+
+def _images_per_write(config: LabelingConfig) -> int:
+    return PER_WRITE if config.batch_size == "auto" else config.batch_size
 
 
 def _leave_if_ended(record: runs.Record, dataset: Any, sample_ids: Sequence[ObjectId]) -> None:
@@ -218,7 +239,7 @@ def _write_batch(
     sizes = intake.large_samples(samples, sample_ids)
     for sample_id, prediction in zip(sample_ids, predictions, strict=True):
         labels: list[LabelDict] = []
-        problem: Exception | str | None = prediction if isinstance(prediction, Exception) else None
+        problem = str(prediction) if isinstance(prediction, Exception) else None
         if not isinstance(prediction, Exception):
             usable, odd = intake.take_in(prediction, label_type_of(record))
             labels = candidates(
@@ -227,7 +248,7 @@ def _write_batch(
             noted[sample_id] = odd + intake.left_out(usable, labels, config.min_confidence)
             problem = intake.why_not_storable(labels, sizes.get(sample_id, 0))
         if problem is not None:
-            outcomes.append((sample_id, ledger.FAILED, str(problem)))
+            outcomes.append((sample_id, ledger.FAILED, problem))
             failed.append(sample_id)
             continue
         outcomes.append((sample_id, ledger.LABELLED if labels else ledger.EMPTY, None))

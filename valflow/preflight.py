@@ -14,6 +14,7 @@ from valflow.config import CertifiedApproval, FieldModelConfig, FixedApproval, L
 from valflow.errors import ConfigError, EvaluationError
 from valflow.label_types import BY_FIELD_CLASS
 from valflow.models import open_model
+from valflow.models.probing import REASONS
 from valflow.promotion import field_identity
 
 Check = Callable[[LabelingConfig, Any], list[str]]
@@ -172,9 +173,17 @@ def _model_problems(config: LabelingConfig, dataset: Any) -> list[str]:
         if problems:
             return problems
     try:
-        return _class_problems(config, open_model(config.model).classes(dataset))
+        source = open_model(config.model)
     except ConfigError as error:
         return error.problems
+    return _output_problems(source.label_class(dataset)) or _class_problems(config, source.classes(dataset))
+
+
+def _output_problems(found: str | None) -> list[str]:
+    if found is None or found in BY_FIELD_CLASS:
+        return []
+    reason = REASONS.get(found, "there is no review of such labels")
+    return [f"model: expected one that finds {' or '.join(BY_FIELD_CLASS)}, this one gives {found}: {reason}"]
 
 
 def _class_problems(config: LabelingConfig, known: Sequence[str]) -> list[str]:

@@ -21,7 +21,7 @@ from valflow.states import STAGE_AFTER, TRANSITIONS, Event, State
 if TYPE_CHECKING:
     from pymongo.collection import Collection
 
-Kind = Literal["go_on", "resume", "roll_back", "discard", "clear", "give_up", "tell"]
+Kind = Literal["go_on", "resume", "roll_back", "discard", "clear", "start", "give_up", "tell"]
 
 _IN_WORDS: dict[Kind, str] = {
     "go_on": "go on from its record",
@@ -29,6 +29,7 @@ _IN_WORDS: dict[Kind, str] = {
     "roll_back": "finish the rollback",
     "discard": "discard it",
     "clear": "remove its review field",
+    "start": "start its flow run again",
     "give_up": "give up, and say so in its record",
     "tell": "nothing; a person must act",
 }
@@ -36,12 +37,17 @@ _IN_WORDS: dict[Kind, str] = {
 STARTING = timedelta(seconds=120)
 # Whoever decides resumes the flow run right afterwards.
 SETTLED = timedelta(seconds=15)
+# For a flow run of which nothing is on record: a process that lives may look for a long time at data and model.
+LONGEST_START = timedelta(minutes=10)
+# What is older was given up by whoever started it.
+OLDEST_START = timedelta(days=1)
 # Before the second attempt; twice that before the third, and so on.
 PAUSE = timedelta(seconds=30)
 
 _AT_WORK = (State.CREATED, State.PREDICTED, State.REVIEWED, State.VALIDATED, State.FINALIZING)
 _GOES_ON_BY = {
     State.ROLLING_BACK: "`valflow rollback {run}`",
+    State.REOPENING: "`valflow rollback {run}`",
     State.CREATED: "the same `valflow run CONFIG`",
     State.PREDICTED: "the same `valflow run CONFIG`",
 }
@@ -55,7 +61,8 @@ class Step:
         run: its key.
         kind: *go_on*: the flow continues; *resume*: the suspended flow run is told the decision; *roll_back*: a
             rollback is finished; *discard*: nobody reviewed it in time; *clear*: the review field of a discarded run
-            goes; *give_up*: after too many attempts; *tell*: given up before, a person must act.
+            goes; *start*: a flow run that died before its run was on record starts again; *give_up*: after too many
+            attempts; *tell*: given up before, a person must act.
         why: what was found.
         remedy: what a person can do.
         attempt: number of this attempt, from 1; 0 where the step is none.
@@ -107,7 +114,26 @@ def look(records: Collection[dict[str, Any]], api: str | None, now: datetime | N
         step = plan(record, flow, now, prefect_answers=answers)
         if step is not None:
             steps.append(step)
+    if api is not None and answers:
+        steps += _lost_starts(records, api, now)
     return steps
+
+
+def _lost_starts(records: Collection[dict[str, Any]], api: str, now: datetime) -> Iterator[Step]:
+    """Flow runs whose process died before it had made a record of its run, or found it."""
+    for flow_run, name, starts, state in prefect_api.unfinished(api=api):
+        if not state.is_deployed or state.since is None or _far(now, state.since, OLDEST_START):
+            continue
+        span = SETTLED if state.kind == "CRASHED" else LONGEST_START
+        of_it = {"$or": [{"flow_run_id": flow_run}, {"suspended_in": flow_run}]}
+        if not _far(now, state.since, span) or records.find_one(of_it, {"_id": 1}) is not None:
+            continue
+        why = f"it is {state.name} in Prefect, and died before its run was on record"
+        remedy = f"See flow run {flow_run} in Prefect and its logs, mend the cause, and start it again"
+        kind: Kind = "start" if starts <= DEFAULT_ATTEMPTS else "tell"
+        yield Step(
+            name, kind, why, remedy, max(starts, 1), DEFAULT_ATTEMPTS, flow_run, {"since": state.since}
+        )
 
 
 def plan(
@@ -131,7 +157,7 @@ def plan(
     if kind != "discard" and done:
         if before.get("given_up"):
             return _step(record, "tell", f"{why}; given up after {done} attempts", 0, most, flow)
-        if now < runs.aware(before["at"]) + PAUSE * 2 ** (done - 1):
+        if not _far(now, before["at"], PAUSE * 2 ** (done - 1)):
             return None
         if done >= most:
             return _step(record, "give_up", f"{why}; {done} attempts did not help", 0, most, flow)
@@ -151,6 +177,8 @@ def carry_out(step: Step, api: str | None, go_on_here: Callable[[str], object] |
     """
     if not step.is_automatic:
         return f"run {step.run}: {step.why}. {step.remedy}"
+    if step.kind == "start":
+        return _start(step, api)
     if not _take_attempt(step):
         return f"run {step.run} was left alone: it has changed since it was looked at"
     try:
@@ -188,7 +216,8 @@ def is_outage(error: BaseException | None) -> bool:
 
 
 def _suspects() -> dict[str, Any]:
-    working = [state.value for state in (*_AT_WORK, State.IN_REVIEW, State.ROLLING_BACK, State.FAILED)]
+    going = (*_AT_WORK, State.IN_REVIEW, State.ROLLING_BACK, State.REOPENING, State.FAILED)
+    working = [state.value for state in going]
     unfinished = {"completed_at": None, "flow_run_id": {"$type": "string"}}
     return {
         "$or": [
@@ -210,11 +239,13 @@ def _found(
 ) -> tuple[Kind, str] | None:
     """What is wrong with a run that no process holds, and which kind of step mends it."""
     state = State(record["state"])
-    is_settled = now - runs.aware(record["updated_at"]) > SETTLED
+    is_settled = _far(now, record["updated_at"], SETTLED)
     if state is State.ROLLING_BACK:
         return "roll_back", "its rollback was broken off"
     if state is State.DISCARDED and record.get("is_cleared") is False and is_settled:
         return "clear", "it is discarded, but its review field is still there"
+    if state is State.REOPENING:
+        return "roll_back", "it was being brought back into review, and that was broken off"
     if state is State.IN_REVIEW and _is_overdue(record, now):
         return "discard", f"nobody worked on its review for {record['config']['review']['discard_after']}"
     if not prefect_answers or is_waiting(record) or (flow is not None and _is_coming(record, flow, now)):
@@ -242,7 +273,8 @@ def _is_coming(record: runs.Record, flow: FlowRunState, now: datetime) -> bool:
     beat = record.get("heartbeat_at")
     if beat is not None and flow.since is not None and runs.aware(beat) > flow.since:
         return False  # it came, and is not alive any more
-    return flow.kind in {"PENDING", "RUNNING"} and flow.since is not None and now - flow.since < STARTING
+    is_new = flow.since is not None and not _far(now, flow.since, STARTING)
+    return flow.kind in {"PENDING", "RUNNING"} and is_new
 
 
 def _is_lost(flow: FlowRunState) -> bool:
@@ -260,6 +292,11 @@ def _leave_to_newer(record: runs.Record) -> Step:
     why = f"its record has version {schema.version_of(record)}, this valflow knows versions up to {schema.VERSION}"
     remedy = "Update valflow here; the newer one goes on with it"
     return Step(record["run"], "tell", why, remedy, 0, 0, None, {})
+
+
+def _far(now: datetime, time: datetime, span: timedelta) -> bool:
+    """Whether a time is further away than a span; in the future, too, where it lies after a clock was set back."""
+    return abs(now - runs.aware(time)) > span
 
 
 def _stage(record: runs.Record) -> list[Any]:
@@ -335,8 +372,11 @@ def _resume(step: Step, api: str | None, _: Callable[[str], object] | None) -> s
 
 def _roll_back(step: Step, api: str | None, _: Callable[[str], object] | None) -> str:
     from valflow import rolling_back
+    from valflow.resuming import ask_again
 
     record = rolling_back.go_on(step.run)
+    if record["state"] == State.IN_REVIEW.value:
+        return f"it is in review again. {ask_again(record, api)}"
     return f"it is {record['state']} now"
 
 
@@ -351,6 +391,15 @@ def _discard(step: Step, api: str | None, _: Callable[[str], object] | None) -> 
     if record.get("suspended_in"):
         _resume(step, api, None)
     return "it was discarded"
+
+
+def _start(step: Step, api: str | None) -> str:
+    """Prefect counts the starts of a flow run that has no record to count them in."""
+    assert step.flow_run is not None
+    if prefect_api.flow_run_state(step.flow_run, api=api).since != step.seen["since"]:
+        return f"flow run {step.run} was left alone: it has changed since it was looked at"
+    prefect_api.retry(step.flow_run, api=api)
+    return f"flow run {step.run}: {step.why}; it starts again (attempt {step.attempt} of {step.most})"
 
 
 def _clear(step: Step, api: str | None, _: Callable[[str], object] | None) -> str:

@@ -24,11 +24,15 @@ def main() -> int:
     parser.add_argument(
         "--kills", type=int, help="so many, sampled over all stages; without it at every write"
     )
+    parser.add_argument("--minutes", type=float, default=120.0, help="no trial begins after so many")
     parser.add_argument("--seed", type=int, default=51)
     parser.add_argument("--scenario", action="append", help="only this one; may be given again")
     parser.add_argument("--twice", type=float, default=0.0, help="share of trials that are killed again")
     parser.add_argument(
         "--whole", type=float, default=0.2, help="share of trials played to the end in any case"
+    )
+    parser.add_argument(
+        "--only", help="steps and writes whose description holds this, such as 'judge it: review'"
     )
     parser.add_argument("--json", type=Path, help="write the trials here")
     options = parser.parse_args()
@@ -48,7 +52,7 @@ def _run(options: argparse.Namespace, folder: Path) -> int:
             del os.environ[name]
     with Mongod(folder / "db", cache_gb=0.5) as mongod:
         os.environ.update(mongod.environment)
-        os.environ.update(_settings(folder))
+        os.environ.update(settings(folder))
         trials = _trials(options, folder, mongod.uri)
     for trial in trials:
         if trial.problems:
@@ -64,7 +68,7 @@ def _run(options: argparse.Namespace, folder: Path) -> int:
     return int(any(t.problems for t in trials))
 
 
-def _settings(folder: Path) -> dict[str, str]:
+def settings(folder: Path) -> dict[str, str]:
     return {
         "DO_NOT_TRACK": "1",
         "FIFTYONE_CONFIG_PATH": str(folder / "fiftyone" / "config.json"),
@@ -88,7 +92,7 @@ def _trials(options: argparse.Namespace, folder: Path, uri: str) -> list[Trial]:
     import fiftyone.utils.eval.coco  # noqa: F401 - imported at its first use otherwise, in every child
     import great_expectations  # noqa: F401
 
-    from tests.chaos.driver import Lab, Target, recover, sample_targets
+    from tests.chaos.driver import Lab, Target, described, recover, sample_targets
     from tests.chaos.scenarios import digits_config, scenarios
     from valflow.models import open_model
 
@@ -100,13 +104,20 @@ def _trials(options: argparse.Namespace, folder: Path, uri: str) -> list[Trial]:
     chosen = [s for s in scenarios(lab.files) if options.scenario is None or s.name in options.scenario]
     before = {s.name: lab.undisturbed(s) for s in chosen}
     plan: list[tuple[Any, Target]] = [(s, t) for s in chosen for t in before[s.name].targets()]
+    if options.only:
+        plan = [(s, t) for s, t in plan if options.only in described(s.steps[t.step].name, t)]
     print(f"{len(plan)} places to die in {sum(len(w) for b in before.values() for w in b.writes)} writes")
     if options.kills is not None:
         wanted = sample_targets([t for _, t in plan], options.kills, options.seed)
         kept = {id(t) for t in wanted}
         plan = [(s, t) for s, t in plan if id(t) in kept]
     chance, trials, start = random.Random(options.seed), [], time.monotonic()
+    if options.kills is not None:
+        chance.shuffle(plan)  # what is broken off has seen something of everything
     for number, (scenario, target) in enumerate(plan, 1):
+        if time.monotonic() - start > options.minutes * 60:
+            print(f"broken off after {number - 1} of {len(plan)}: {options.minutes:.0f} minutes are over")
+            break
         again = chance.randint(1, 60) if chance.random() < options.twice else None
         whole = chance.random() < options.whole
         trial = lab.trial(scenario, before[scenario.name], target, again=again, to_the_end=whole)

@@ -101,10 +101,10 @@ class Review:
         self.screen.click(f"Reject {reviewing.in_words(len(chosen))}$", "rejected")
         self.decided(chosen, "rejected")
         self.screen.click("Undo class", "put back to undecided")
-        undone = [i for i in self.states if entries(self.run)[i]["label"] == least["label"]]
-        self.decided(undone, "undecided")
+        before = dict(self.states)
+        self.decided([i for i, e in entries(self.run).items() if e["label"] == least["label"]], "undecided")
         self.screen.click("Undo: reset", "as before")
-        self.decided([i for i in undone if i not in chosen], "approved")
+        self.states = before
         self.decided(chosen, "rejected")
         self.screen.click("Show all classes")
         self.screen.tiles(len(self.page()), "patch")
@@ -133,7 +133,7 @@ class Review:
         self.screen.tiles(len(self.sample_page()), "sample")
 
     def approve_in_an_open_picture(self, reviewer: str) -> None:
-        """One label in the panel beside the picture, one by the button of the grid after the picture is closed."""
+        """Select one label in the picture, and approve it in the panel beside it."""
         place, label, at = self._label_that_stands_alone()
         modal = self.screen.open_tile(place)
         beside = self.screen.judge(modal, reviewer)
@@ -144,15 +144,6 @@ class Review:
         beside.click("Add 1 label for approval", "1 label approved")
         self.decided([label], "approved")
         self.screen.close_tile()
-        self.screen.click("Refresh")
-        self.screen.tiles(len(self.sample_page()), "sample")
-        place, label, at = self._label_that_stands_alone()
-        modal = self.screen.open_tile(place)
-        modal.locator("[data-cy=panel-tab-fo-sample-modal-plugin]").click()
-        self.screen.select_label(modal, at)
-        self.screen.close_tile()
-        self.screen.click("Reject 1 label$", "1 label rejected")
-        self.decided([label], "rejected")
 
     def undo_in_the_operator_browser(self, reviewer: str) -> None:
         last = actions.last_undoable(self.run, reviewer)

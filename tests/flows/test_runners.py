@@ -58,7 +58,8 @@ def labels_of(config: LabelingConfig) -> list[Any]:
     assert outcome["outcome"] == "awaiting_review"
     found = database.ledger().find({"run": config.run_key}).sort("sample_id", 1)
     return [
-        (d["sample_id"], [(p["label"], p["confidence"], p["bounding_box"]) for p in d["predicted"]]) for d in found
+        (d["sample_id"], [(p["label"], p["confidence"], p["bounding_box"]) for p in d["predicted"]])
+        for d in found
     ]
 
 

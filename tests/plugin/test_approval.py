@@ -134,6 +134,12 @@ class TestAudit:
         assert len(approval.click("start_audit").grid) == 7
 
 
+def test_the_checklist_shows_commands_as_code(approval: Reviewer, run: str) -> None:
+    [text] = [line for line in approval.drawn().split("\\n") if "valflow audit" in line]
+    assert f"`valflow audit {run}`" in text
+    assert "\\`" not in text
+
+
 class TestJudgingOneByOne:
     @pytest.fixture
     def judge(self, approval: Reviewer, dataset: Any) -> Reviewer:
@@ -293,7 +299,7 @@ class TestFinalizing:
 
     def test_one_who_may_not_decide(self, ready: Reviewer, run: str) -> None:
         database.runs().update_one({"run": run}, {"$set": {"config.review.reviewers": ["bob"]}})
-        assert "may not decide" in confirm(ready.click("finalize"))["refused"]
+        assert "may not decide" in ready.click("finalize").refusal()  # before any dialog
 
     def test_prefect_down(self, ready: Reviewer, run: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PREFECT_API_URL", NOBODY_THERE)
