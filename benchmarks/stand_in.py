@@ -27,6 +27,8 @@ def fetch(sample_ids: Sequence[ObjectId]) -> list[list[LabelDict]]:
     return [found[i] for i in sample_ids]
 
 
-def source(_config: Any, _dataset: Any) -> Callable[[Sequence[ObjectId]], list[list[LabelDict]]]:
+def source(
+    _config: Any, _dataset: Any, _label_type: Any
+) -> Callable[[Sequence[ObjectId]], list[list[LabelDict]]]:
     """Takes the place of ``valflow.inference.prediction_source``."""
     return lambda sample_ids: fetch(sample_ids)

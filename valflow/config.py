@@ -267,6 +267,9 @@ class LabelingConfig(Section):
     model: ModelConfig = Field(
         ..., description="Where predictions come from", json_schema_extra={"position": 2}
     )
+    label_type: Literal["auto", "detections", "instances", "classifications", "classification"] = Field(
+        "auto", description="auto: the type of existing predictions or of the label field, else boxes"
+    )
     append: Flag = Field(False, description="Add to a label field that valflow did not create")
     run_key: str | None = Field(None, description="Continue this run; a Python identifier")
     run_name: str | None = Field(None, max_length=200, description="Readable name")

@@ -15,9 +15,18 @@ from bson import ObjectId
 from pymongo import UpdateOne
 
 from valflow import collector, database, ledger, runs
+from valflow.choosing_types import chosen_type, type_of_field
 from valflow.config import FieldModelConfig, LabelingConfig, ModelConfig, PythonModelConfig
 from valflow.errors import ConfigError, InferenceFailed, StaleAttempt
-from valflow.label_types import DETECTIONS, INFERENCE_FAILED, LabelDict, LabelType, candidates, label_type_of
+from valflow.label_types import (
+    BY_FIELD_CLASS,
+    INFERENCE_FAILED,
+    LabelDict,
+    LabelType,
+    candidates,
+    label_type_of,
+    review_type_of,
+)
 from valflow.states import Event, State, is_past
 
 MAX_SHARDS = 100
@@ -44,11 +53,11 @@ def find_targets(dataset: Any, config: LabelingConfig, earlier_runs: Sequence[st
     if target.only == "new":
         seen = ledger.seen_samples(earlier_runs)
         ids = [i for i in ids if i not in seen]
-    elif target.only == "remaining" and dataset.has_field(config.label_field):
-        path = f"{DETECTIONS.list_path(config.label_field)}.0"
-        labelled = {
-            d["_id"] for d in database.samples_of(dataset).find({path: {"$exists": True}}, {"_id": 1})
-        }
+    label_type = chosen_type(config, dataset)
+    # A second label would have to take the place of a single one.
+    if (target.only == "remaining" or label_type.is_single) and dataset.has_field(config.label_field):
+        holding = label_type.holds_any(config.label_field)
+        labelled = {d["_id"] for d in database.samples_of(dataset).find(holding, {"_id": 1})}
         ids = [i for i in ids if i not in labelled]
     return ids[: target.limit]
 
@@ -72,7 +81,7 @@ def open_shards(
     size = choose_shard_size(len(targets), config)
     shards = ledger.open_targets(record["run"], targets, size)
     if targets:
-        declare_field(dataset, record["staging_field"], label_type_of(record))
+        declare_field(dataset, record["staging_field"], review_type_of(record))
     runs.update(fence, {"target": {"samples": len(targets), "shards": shards, "shard_size": size}})
     return runs.load(record["run"])
 
@@ -85,11 +94,10 @@ def declare_field(dataset: Any, field: str, label_type: LabelType) -> None:
         dataset.add_sample_field(
             field, fo.EmbeddedDocumentField, embedded_doc_type=label_type.fiftyone_class()
         )
-    for attribute in ("label", "bounding_box", "confidence"):
+    for attribute, kind in (("label", fo.StringField), ("confidence", fo.FloatField)):
         # Raw writes do not tell FiftyOne what a label holds; the App needs to know.
-        kind = {"label": fo.StringField, "confidence": fo.FloatField}.get(attribute)
-        path = f"{label_type.list_path(field)}.{attribute}"
-        if kind is not None and dataset.get_field(path) is None:
+        path = f"{label_type.path(field)}.{attribute}"
+        if dataset.get_field(path) is None:
             dataset.add_sample_field(path, kind)
 
 
@@ -106,7 +114,7 @@ def infer_shard(run: str, shard: int) -> dict[str, int]:
     if not waiting or record["state"] != State.CREATED.value:
         return outcomes
     dataset = _load_dataset_cached(run)
-    source = prediction_source(config.model, dataset)
+    source = prediction_source(config.model, dataset, label_type_of(record))
     for start in range(0, len(waiting), config.batch_size):
         batch = waiting[start : start + config.batch_size]
         for status, n in _write_batch(record, config, dataset, batch, source(batch)).items():
@@ -126,7 +134,7 @@ def _leave_if_ended(record: runs.Record, dataset: Any, sample_ids: Sequence[Obje
     now = runs.load(record["run"])
     if now["open"]:
         return
-    staging, path = record["staging_field"], label_type_of(record).list_path(record["staging_field"])
+    staging, path = record["staging_field"], review_type_of(record).list_path(record["staging_field"])
     batch = {"$in": list(sample_ids)}
     ours = database.ledger().distinct("labels._id", {"run": record["run"], "sample_id": batch})
     database.samples_of(dataset).update_many(
@@ -220,27 +228,34 @@ def describe_model(config: ModelConfig) -> dict[str, Any]:
 def prediction_classes(config: ModelConfig, dataset: Any) -> list[str]:
     """Classes that the model can name, or the field holds; empty where a model does not say."""
     if isinstance(config, FieldModelConfig):
-        found = database.samples_of(dataset).distinct(f"{DETECTIONS.list_path(config.field)}.label")
+        label_type = type_of_field(dataset, config.field)
+        if label_type is None:
+            return []
+        found = database.samples_of(dataset).distinct(f"{label_type.path(config.field)}.label")
         return sorted(label for label in found if label is not None)
     return [str(c) for c in getattr(load_model(config), "classes", None) or []]
 
 
-def prediction_source(config: ModelConfig, dataset: Any) -> Any:
+def prediction_source(config: ModelConfig, dataset: Any, label_type: LabelType) -> Any:
     """A function ``sample ids -> one Prediction per id``."""
     if isinstance(config, FieldModelConfig):
-        return functools.partial(_predictions_of_field, dataset, config.field)
-    return functools.partial(_predictions_of_model, dataset, load_model(config))
+        return functools.partial(_predictions_of_field, dataset, config.field, label_type)
+    return functools.partial(_predictions_of_model, dataset, load_model(config), label_type)
 
 
 @collector.paused()
-def _predictions_of_field(dataset: Any, field: str, sample_ids: Sequence[ObjectId]) -> list[Prediction]:
-    path = DETECTIONS.list_path(field)
+def _predictions_of_field(
+    dataset: Any, field: str, label_type: LabelType, sample_ids: Sequence[ObjectId]
+) -> list[Prediction]:
+    path = label_type.path(field)
     cursor = database.samples_of(dataset).find({"_id": {"$in": list(sample_ids)}}, {path: 1})
-    found = {d["_id"]: (d.get(field) or {}).get(DETECTIONS.list_name) or [] for d in cursor}
+    found = {d["_id"]: label_type.labels_of(d, field) for d in cursor}
     return [found.get(i, LookupError("the sample was deleted")) for i in sample_ids]
 
 
-def _predictions_of_model(dataset: Any, model: Any, sample_ids: Sequence[ObjectId]) -> list[Prediction]:
+def _predictions_of_model(
+    dataset: Any, model: Any, label_type: LabelType, sample_ids: Sequence[ObjectId]
+) -> list[Prediction]:
     cursor = database.samples_of(dataset).find({"_id": {"$in": list(sample_ids)}}, {"filepath": 1})
     paths = {d["_id"]: d["filepath"] for d in cursor}
     with ThreadPoolExecutor(_READERS) as pool:
@@ -248,7 +263,8 @@ def _predictions_of_model(dataset: Any, model: Any, sample_ids: Sequence[ObjectI
     readable = [i for i, image in enumerate(images) if not isinstance(image, Exception)]
     predictions: list[Prediction] = [image if isinstance(image, Exception) else [] for image in images]
     with model:
-        for index, prediction in zip(readable, _predict(model, [images[i] for i in readable]), strict=True):
+        found = _predict(model, label_type, [images[i] for i in readable])
+        for index, prediction in zip(readable, found, strict=True):
             predictions[index] = prediction
     return predictions
 
@@ -267,11 +283,11 @@ def _read_image(path: str | None) -> Any:
     return image if image is not None else ValueError("not a readable image")
 
 
-def _predict(model: Any, images: list[Any]) -> Iterator[Prediction]:
+def _predict(model: Any, label_type: LabelType, images: list[Any]) -> Iterator[Prediction]:
     if not images:
         return
     try:
-        found = [_raw_labels(r) for r in model.predict_all(images)]
+        found = [_raw_labels(r, label_type) for r in model.predict_all(images)]
     except Exception:  # noqa: BLE001
         # One bad image must not fail its whole batch: ask again one by one, and blame the right one.
         found = []
@@ -280,17 +296,26 @@ def _predict(model: Any, images: list[Any]) -> Iterator[Prediction]:
         return
     for image in images:
         try:
-            yield _raw_labels(model.predict(image))
+            yield _raw_labels(model.predict(image), label_type)
         except Exception as error:  # noqa: BLE001 - recorded as this sample's failure; too many stop the run
             yield RuntimeError(f"the model failed: {type(error).__name__}: {error}")
 
 
-def _raw_labels(prediction: Any) -> list[LabelDict]:
+def _raw_labels(prediction: Any, label_type: LabelType) -> list[LabelDict]:
+    """The labels of a FiftyOne label as raw dicts.
+
+    Raises:
+        TypeError: it is of another type than the run's.
+    """
     if prediction is None:
         return []
-    if type(prediction).__name__ != DETECTIONS.field_class:
-        raise TypeError(f"expected fiftyone.Detections, the model returned {type(prediction).__name__}")
-    return [{k: v for k, v in d.to_dict().items() if v is not None} for d in prediction.detections]
+    found = type(prediction).__name__
+    if found != label_type.field_class:
+        other = BY_FIELD_CLASS.get(found)
+        hint = f"; label_type: {other.name} would take them" if other else ""
+        raise TypeError(f"expected fiftyone.{label_type.field_class}, the model returned {found}{hint}")
+    labels = [prediction] if label_type.list_name is None else prediction[label_type.list_name]
+    return [{k: v for k, v in label.to_dict().items() if v is not None} for label in labels]
 
 
 @collector.paused()
@@ -304,6 +329,7 @@ def _write_batch(
     # The model may have taken long: somebody else may be at work by now.
     runs.require(runs.fence_of(record), State.CREATED)
     classes = None if config.classes is None else frozenset(config.classes)
+    label_type = label_type_of(record)
     outcomes: list[tuple[ObjectId, str, str | None]] = []
     failed: list[ObjectId] = []
     found: dict[ObjectId, list[LabelDict]] = {}
@@ -313,7 +339,12 @@ def _write_batch(
             failed.append(sample_id)
             continue
         labels = candidates(
-            prediction, record["run"], sample_id, min_confidence=config.min_confidence, classes=classes
+            prediction,
+            record["run"],
+            sample_id,
+            min_confidence=config.min_confidence,
+            classes=classes,
+            label_type=label_type,
         )
         outcomes.append((sample_id, ledger.LABELLED if labels else ledger.EMPTY, None))
         if labels:
@@ -342,19 +373,19 @@ def _stage(
     """
     if not found:
         return found
-    label_type, staging = label_type_of(record), record["staging_field"]
+    label_type, staging = review_type_of(record), record["staging_field"]
     now = database.now()
     updates = [
         UpdateOne(
             {"_id": sample_id, f"{staging}.{label_type.list_name}": {"$exists": False}},
-            {"$set": {staging: label_type.empty_field(labels), "last_modified_at": now}},
+            {"$set": {staging: label_type.field_value(labels), "last_modified_at": now}},
         )
         for sample_id, labels in found.items()
     ]
     if samples.bulk_write(updates, ordered=False).modified_count == len(updates):
         return found
     staged = samples.find({"_id": {"$in": list(found)}}, {label_type.list_path(staging): 1})
-    there = {d["_id"]: (d.get(staging) or {}).get(label_type.list_name) for d in staged}
+    there = {d["_id"]: label_type.labels_of(d, staging) for d in staged}
     return {sample_id: there.get(sample_id) or labels for sample_id, labels in found.items()}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from valflow import audits, checklist, completeness, database, ledger, runs
 from valflow.errors import DatabaseError
-from valflow.label_types import APPROVED, REJECTED
+from valflow.label_types import APPROVED, REJECTED, box_of
 from valflow.report import Tile, write_report
 from valflow.states import State
 from valflow.validation import output_folder
@@ -81,5 +81,4 @@ def _random_tiles(record: runs.Record, state: str) -> list[Tile]:
 
 
 def _tile(filepath: str, label: dict[str, Any]) -> Tile:
-    x, y, w, h = label["bounding_box"]
-    return Tile(str(Path(filepath)), (x, y, w, h), label["label"], label.get("confidence"))
+    return Tile(str(Path(filepath)), box_of(label), label["label"], label.get("confidence"))

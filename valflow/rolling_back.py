@@ -184,9 +184,9 @@ def _describe(record: runs.Record, dataset: Any, including_edited: bool) -> Prev
 
 def _differences(record: runs.Record, dataset: Any) -> Iterator[dict[str, Any]]:
     """Per sample of the run, in order: its labels that are there, the edited ones, and how many were finalized."""
-    path = label_type_of(record).list_path(record["label_field"])
+    labels = label_type_of(record).first_labels_in("$sample", record["label_field"])
     own: Expression = {"$and": [{"$eq": ["$$d.run", record["run"]]}, {"$in": ["$$d._id", "$ids"]}]}
-    there = {"$filter": {"input": {"$ifNull": [{"$first": f"$sample.{path}"}, []]}, "as": "d", "cond": own}}
+    there = {"$filter": {"input": {"$ifNull": [labels, []]}, "as": "d", "cond": own}}
     changed = {"$filter": {"input": "$own", "as": "d", "cond": _is_edited(record, "$labels", "$ids")}}
     yield from database.ledger().aggregate(
         [
@@ -250,13 +250,13 @@ def _remove_labels(record: runs.Record, dataset: Any) -> None:
 
 def _remove_batch(record: runs.Record, dataset: Any, first: ObjectId, last: ObjectId) -> None:
     label_type, name = label_type_of(record), record["label_field"]
-    path = f"${label_type.list_path(name)}"
+    path = label_type.labels_in(f"${name}")
     own = [{"$eq": ["$$d.run", record["run"]]}, {"$in": ["$$d._id", "$$new.labels._id"]}]
     if not record["rollback"]["including_edited"]:
         own.append({"$not": [_is_edited(record, "$$new.labels", "$$new.labels._id")]})
     kept = {"$filter": {"input": {"$ifNull": [path, []]}, "as": "d", "cond": {"$not": [{"$and": own}]}}}
     bare = {"$and": [{"$eq": [{"$size": kept}, 0]}, {"$not": ["$$new.had_field"]}]}
-    value = {"$cond": [bare, "$$REMOVE", {"$mergeObjects": [f"${name}", {label_type.list_name: kept}]}]}
+    value = {"$cond": [bare, "$$REMOVE", label_type.value_of(name, kept)]}
     # A sample on which nothing is left to remove is not touched.
     concerned = {"$gt": [{"$size": {"$ifNull": [path, []]}}, {"$size": kept}]}
     wanted = {**_finalized(record), "sample_id": {"$gte": first, "$lte": last}}
@@ -307,8 +307,14 @@ def _remove_traces(record: runs.Record, dataset: Any) -> None:
 
 def _count(record: runs.Record, dataset: Any) -> int:
     """Labels of the run that stay in the label field: those edited since."""
-    path = label_type_of(record).list_path(record["label_field"])
-    query = {f"{path}.run": record["run"]}
-    own = {"$filter": {"input": f"${path}", "as": "d", "cond": {"$eq": ["$$d.run", record["run"]]}}}
+    label_type, name = label_type_of(record), record["label_field"]
+    query = {f"{label_type.path(name)}.run": record["run"]}
+    own = {
+        "$filter": {
+            "input": label_type.labels_in(f"${name}"),
+            "as": "d",
+            "cond": {"$eq": ["$$d.run", record["run"]]},
+        }
+    }
     total = {"$group": {"_id": None, "n": {"$sum": {"$size": own}}}}
     return sum(d["n"] for d in database.samples_of(dataset).aggregate([{"$match": query}, total]))

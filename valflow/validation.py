@@ -11,6 +11,7 @@ from bson import ObjectId
 from valflow import actions, database, decisions, runs
 from valflow.config import LabelingConfig
 from valflow.inference import prediction_classes
+from valflow.label_types import label_type_of
 from valflow.states import Event, State
 
 
@@ -19,7 +20,9 @@ def suite_parameters(record: runs.Record, dataset: Any) -> dict[str, Any]:
     config = LabelingConfig.model_validate(record["config"])
     return {
         "classes": allowed_classes(record, dataset),
-        "max_labels_per_sample": config.validation.max_labels_per_sample,
+        "max_labels_per_sample": 1
+        if label_type_of(record).is_single
+        else config.validation.max_labels_per_sample,
         "min_confidence": config.min_confidence,
         "previous_class_mix": previous_class_mix(record),
     }
@@ -36,7 +39,8 @@ def allowed_classes(record: runs.Record, dataset: Any) -> list[str]:
         return list(config.classes)
     known = set(prediction_classes(config.model, dataset)) | set(dataset.default_classes or [])
     if known and config.evaluation is not None:
-        known |= set(dataset.distinct(f"{config.evaluation.ground_truth}.detections.label"))
+        path = label_type_of(record).path(config.evaluation.ground_truth)
+        known |= set(dataset.distinct(f"{path}.label"))
     return sorted(known)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from bson import ObjectId
 
 from valflow import database
-from valflow.label_types import APPROVED, DETECTIONS
+from valflow.label_types import APPROVED, DETECTIONS, WHOLE_IMAGE, LabelType
 
 _READ_BATCH = 10_000
 # What is read of a label.
@@ -94,9 +94,9 @@ class Images:
         return len(self.ids)
 
 
-def table_of(labels: Iterable[tuple[int, dict[str, Any]]]) -> LabelTable:
+def table_of(labels: Iterable[tuple[int, dict[str, Any]]], label_type: LabelType = DETECTIONS) -> LabelTable:
     """Raw label dicts, each with the position of its image, as columns."""
-    rows = [(place, *(_part(label, part) for part in _PARTS)) for place, label in labels]
+    rows = [(place, *(_part(label, part, label_type) for part in _PARTS)) for place, label in labels]
     return _table(
         [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(1 + len(_PARTS))]
     )
@@ -107,14 +107,16 @@ def read_labels(
     label_field: str,
     ground_truth: str,
     sample_ids: Sequence[ObjectId] | None = None,
+    label_type: LabelType = DETECTIONS,
 ) -> tuple[Images, LabelTable, LabelTable]:
     """Predicted and true labels of a dataset in one raw read.
 
     Args:
         dataset: a FiftyOne dataset of images.
-        label_field: field of predicted Detections.
-        ground_truth: field of true Detections.
+        label_field: field of predictions.
+        ground_truth: field of true labels.
         sample_ids: only these samples; None reads all.
+        label_type: what both fields hold.
 
     Returns:
         The images in the order of the dataset, the predicted labels, the true labels.
@@ -123,8 +125,8 @@ def read_labels(
         "w": "$metadata.width",
         "h": "$metadata.height",
         "annotated": {"$eq": [{"$type": f"${ground_truth}"}, "object"]},
-        "predicted": _columns(f"${DETECTIONS.list_path(label_field)}"),
-        "true": _columns(f"${DETECTIONS.list_path(ground_truth)}"),
+        "predicted": _columns(label_type.labels_in(f"${label_field}"), label_type),
+        "true": _columns(label_type.labels_in(f"${ground_truth}"), label_type),
     }
     ids: list[ObjectId] = []
     sizes: list[tuple[Any, Any]] = []
@@ -144,7 +146,9 @@ def read_labels(
     return images, predicted.table(), true.table()
 
 
-def read_predicted(run_key: str, images: Images) -> tuple[LabelTable, np.ndarray]:
+def read_predicted(
+    run_key: str, images: Images, label_type: LabelType = DETECTIONS
+) -> tuple[LabelTable, np.ndarray]:
     """What the model of a run predicted on these images, and what became of it, from the ledger.
 
     Returns:
@@ -153,7 +157,12 @@ def read_predicted(run_key: str, images: Images) -> tuple[LabelTable, np.ndarray
     places = {sample_id: place for place, sample_id in enumerate(images.ids)}
     collected = _Collected()
     approved: list[bool] = []
-    project = {"_id": 0, "sample_id": 1, "states": "$labels.state", "predicted": _columns("$predicted")}
+    project = {
+        "_id": 0,
+        "sample_id": 1,
+        "states": "$labels.state",
+        "predicted": _columns("$predicted", label_type),
+    }
     query = {"run": run_key, "predicted.0": {"$exists": True}}
     for entry in database.ledger().aggregate([{"$match": query}, {"$project": project}]):
         place = places.get(entry["sample_id"])
@@ -169,21 +178,26 @@ def run_samples(run_key: str) -> list[ObjectId]:
     return [entry["sample_id"] for entry in database.ledger().find(query, {"_id": 0, "sample_id": 1})]
 
 
-def _columns(path: str) -> list[Any]:
+def _columns(labels: Any, label_type: LabelType) -> list[Any]:
     """The labels of one document as lists; a list without the names of its parts is a third of the bytes.
 
     A part that a label lacks would shorten ``$path.part``, so it is asked for label by label.
     """
 
     def each(value: Any) -> dict[str, Any]:
-        return {"$map": {"input": {"$ifNull": [path, []]}, "as": "d", "in": {"$ifNull": [value, None]}}}
+        return {"$map": {"input": {"$ifNull": [labels, []]}, "as": "d", "in": {"$ifNull": [value, None]}}}
 
     # The old place of the crowd flag is the second one.
     crowd = {"$ifNull": ["$$d.iscrowd", "$$d.attributes.iscrowd.value"]}
-    return [each(crowd if part == "iscrowd" else f"$$d.{part}") for part in _PARTS]
+    others: dict[str, Any] = {"iscrowd": crowd}
+    if not label_type.has_boxes:
+        others["bounding_box"] = list(WHOLE_IMAGE)
+    return [each(others.get(part, f"$$d.{part}")) for part in _PARTS]
 
 
-def _part(label: dict[str, Any], part: str) -> Any:
+def _part(label: dict[str, Any], part: str, label_type: LabelType) -> Any:
+    if part == "bounding_box" and not label_type.has_boxes:
+        return WHOLE_IMAGE
     if part == "iscrowd" and label.get(part) is None:
         return ((label.get("attributes") or {}).get(part) or {}).get("value")
     return label.get(part)

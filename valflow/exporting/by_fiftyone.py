@@ -18,7 +18,7 @@ from valflow.errors import ExportError
 from valflow.exporting.formats import Format
 from valflow.exporting.media import COPY, NONE, SYMLINK, unique_names
 from valflow.exporting.selecting import Selection
-from valflow.label_types import DETECTIONS, WORKFLOW_TAGS, LabelDict
+from valflow.label_types import WORKFLOW_TAGS, LabelDict
 
 _WRITE_BATCH = 1_000
 _SHOWN = 3
@@ -73,7 +73,7 @@ def check(
         return
     if sum(map(len, written)) != selection.label_count:
         raise _difference(f"labels: expected {selection.label_count}, found {sum(map(len, written))}")
-    found, classes = _read(selection.label_field, folder, form, media)
+    found, classes = _read(selection, folder, form, media)
     if form.knows_classes and classes != selection.classes:
         raise _difference(f"classes: expected {', '.join(selection.classes)}, found {', '.join(classes)}")
     if media == NONE:
@@ -84,7 +84,7 @@ def check(
     if set(found) != set(names):
         raise _difference(f"samples: {_keys_that_differ(set(names), set(found))}")
     for image, labels, size in zip(names, written, selection.sizes, strict=True):
-        _compare(image, found[image], labels, size, form)
+        _compare(image, found[image], labels, size, form, selection.label_type.has_boxes)
 
 
 def settle_paths(folder: Path, final: Path) -> None:
@@ -107,11 +107,12 @@ def _name_after(dataset: str, metadata: Path) -> None:
 
 
 def _read(
-    label_field: str, folder: Path, form: Format, media: str
+    selection: Selection, folder: Path, form: Format, media: str
 ) -> tuple[dict[str, list[LabelDict]], list[str]]:
     """The labels by image path, and the class list, as FiftyOne's importer understands them."""
     import fiftyone as fo
 
+    label_field, label_type = selection.label_field, selection.label_type
     arguments = form.import_arguments(label_field)
     if form.name == "coco" and media == NONE:
         arguments["data_path"] = str(folder)  # insists on a folder, though it needs none
@@ -127,7 +128,7 @@ def _read(
         except Exception as error:  # FiftyOne's importers raise whatever their libraries do
             raise ExportError(f"the export in {form.name!r} cannot be read back: {error}") from error
         documents = database.samples_of(dataset).find({}, {"filepath": 1, label_field: 1})
-        found = {d["filepath"]: (d.get(label_field) or {}).get(DETECTIONS.list_name) or [] for d in documents}
+        found = {d["filepath"]: label_type.labels_of(d, label_field) for d in documents}
         return found, list(dataset.default_classes or dataset.classes.get(label_field) or [])
 
 
@@ -162,7 +163,9 @@ def _fill(dataset: Any, selection: Selection, labels: list[list[LabelDict]]) -> 
     label_field = selection.label_field
     dataset.media_type = "image"
     dataset.add_sample_field("metadata", fo.EmbeddedDocumentField, embedded_doc_type=fo.ImageMetadata)
-    dataset.add_sample_field(label_field, fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
+    dataset.add_sample_field(
+        label_field, fo.EmbeddedDocumentField, embedded_doc_type=selection.label_type.fiftyone_class()
+    )
     dataset.info = dict(selection.dataset.info)
     dataset.classes = {label_field: selection.classes}
     dataset.save()
@@ -171,7 +174,7 @@ def _fill(dataset: Any, selection: Selection, labels: list[list[LabelDict]]) -> 
         | {
             "_dataset_id": dataset._doc.id,
             "tags": [tag for tag in document.get("tags") or [] if tag not in WORKFLOW_TAGS],
-            label_field: DETECTIONS.empty_field([selection.cleaned(label) for label in found]),
+            label_field: selection.label_type.field_value([selection.cleaned(label) for label in found]),
         }
         for document, found in zip(selection.documents, labels, strict=True)
     ]
@@ -182,13 +185,18 @@ def _fill(dataset: Any, selection: Selection, labels: list[list[LabelDict]]) -> 
 
 
 def _compare(
-    image: str, found: list[LabelDict], wanted: list[LabelDict], size: tuple[int, int], form: Format
+    image: str,
+    found: list[LabelDict],
+    wanted: list[LabelDict],
+    size: tuple[int, int],
+    form: Format,
+    has_boxes: bool,
 ) -> None:
     if [label["label"] for label in found] != [label["label"] for label in wanted]:
         raise _difference(
             f"labels of {image}: expected {_listed(wanted)}, found {_listed(found)}",
         )
-    if not wanted:
+    if not wanted or not has_boxes:
         return
     moved = np.abs(_edges(found) - _edges(wanted))
     allowed = form.relative + form.pixels / np.array([*size, *size], dtype=np.float64)

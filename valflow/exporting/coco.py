@@ -17,7 +17,7 @@ from valflow import database
 from valflow.errors import ExportError
 from valflow.exporting.media import NONE, place_media, unique_names
 from valflow.exporting.selecting import Selection
-from valflow.label_types import DETECTIONS, LabelDict
+from valflow.label_types import LabelDict
 
 LABELS_FILE, MEDIA_FOLDER = "labels.json", "data"
 
@@ -47,7 +47,7 @@ class Written:
 def can_write(selection: Selection) -> bool:
     """Whether there are only boxes; instance masks become polygons, which FiftyOne's exporter makes."""
     has_mask = {"$or": [{"mask": {"$ne": None}}, {"mask_path": {"$ne": None}}]}
-    query = {DETECTIONS.list_path(selection.label_field): {"$elemMatch": has_mask}}
+    query = {selection.label_type.list_path(selection.label_field): {"$elemMatch": has_mask}}
     return database.samples_of(selection.dataset).find_one(query, {"_id": 1}) is None
 
 
