@@ -16,7 +16,7 @@ from valflow import database, runs
 from valflow.certify import CORRECT, fingerprint
 from valflow.config import CertifiedApproval, LabelingConfig, PythonModelConfig
 from valflow.errors import AuditError
-from valflow.inference import prediction_classes
+from valflow.models import open_model
 
 Floats = NDArray[np.float64]
 
@@ -55,7 +55,7 @@ def fingerprint_of(record: runs.Record, dataset: Any) -> str:
     config = LabelingConfig.model_validate(record["config"])
     model = record["model"]
     # The classes that a field of predictions happens to hold grow with it; they are no property of the model.
-    known = prediction_classes(config.model, dataset) if isinstance(config.model, PythonModelConfig) else None
+    known = open_model(config.model).classes(dataset) if isinstance(config.model, PythonModelConfig) else None
     return fingerprint(
         {
             "model": [

@@ -351,13 +351,13 @@ def _ports(home: Path) -> list[Finding]:
 
 
 def _model(home: Path, config: LabelingConfig) -> Finding:
-    from valflow.inference import load_model
+    from valflow.models.python import open_python
 
     if not isinstance(config.model, PythonModelConfig):
         return Finding("model", True, f"predictions of the field {config.model.field!r}; nothing to import")
     sys.path.insert(0, str(home))  # as in a flow run
     try:
-        model = load_model(config.model)
+        model = open_python(config.model).model
     except ConfigError as error:
         remedy = f"Put its module into {home}, or install it into this Python, and try: python -c 'import …'"
         return Finding("model", False, error.problems[0], remedy)

@@ -15,7 +15,8 @@ from valflow.certify.certificate import allowed_wrong, hypergeometric_cdf
 from valflow.choosing_types import chosen_type
 from valflow.config import CertifiedApproval, FieldModelConfig, FixedApproval, LabelingConfig
 from valflow.errors import ConfigError
-from valflow.inference import describe_model, find_targets
+from valflow.inference import find_targets
+from valflow.models import open_model
 from valflow.promotion import finalized_runs_into
 from valflow.states import Event
 
@@ -134,7 +135,7 @@ def _record_to_come(config: LabelingConfig, dataset: Any) -> dict[str, Any]:
     """As much of a run record as its fingerprint is made of."""
     return {
         "config": config.model_dump(mode="json"),
-        "model": describe_model(config.model),
+        "model": open_model(config.model).describe(),
         "dataset_id": str(dataset._doc.id),
     }
 

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import functools
-import importlib
-import json
-import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Sequence
 from typing import Any
 
 from bson import ObjectId
 from pymongo import UpdateOne
 
 from valflow import collector, database, ledger, runs
-from valflow.choosing_types import chosen_type, type_of_field
-from valflow.config import FieldModelConfig, LabelingConfig, ModelConfig, PythonModelConfig
-from valflow.errors import ConfigError, InferenceFailed, StaleAttempt
+from valflow.choosing_types import chosen_type
+from valflow.config import LabelingConfig, ModelConfig
+from valflow.errors import InferenceFailed, StaleAttempt
 from valflow.label_types import (
     BY_FIELD_CLASS,
     INFERENCE_FAILED,
@@ -27,10 +22,10 @@ from valflow.label_types import (
     label_type_of,
     review_type_of,
 )
+from valflow.models import open_model
 from valflow.states import Event, State, is_past
 
 MAX_SHARDS = 100
-_READERS = 4
 
 Prediction = list[LabelDict] | Exception
 
@@ -178,127 +173,24 @@ def _load_dataset_cached(run: str) -> Any:
     return database.dataset_of(runs.load(run))
 
 
-@functools.lru_cache(maxsize=4)
-def _load_cached(path: str, kwargs_json: str) -> Any:
-    module_name, _, class_name = path.partition(":")
-    return getattr(importlib.import_module(module_name), class_name)(**json.loads(kwargs_json))
-
-
-def load_model(config: PythonModelConfig) -> Any:
-    """Instantiate a model once per process.
-
-    Raises:
-        ConfigError: it does not import, or is no ``fiftyone.core.models.Model``.
-    """
-    from fiftyone.core.models import Model
-
-    try:
-        model = _load_cached(config.path, json.dumps(config.kwargs, sort_keys=True))
-    except Exception as error:
-        raise ConfigError(
-            [f"model.path: {config.path} cannot be loaded: {type(error).__name__}: {error}"]
-        ) from error
-    if not isinstance(model, Model):
-        raise ConfigError(
-            [f"model.path: expected a fiftyone.core.models.Model, {config.path} is {type(model).__name__}"]
-        )
-    with suppress(NotImplementedError):  # a model need not say
-        if model.media_type != "image":
-            raise ConfigError(
-                [f"model.path: expected a model of images, {config.path} is one of {model.media_type!r}"]
-            )
-    return model
-
-
-def describe_model(config: ModelConfig) -> dict[str, Any]:
-    """What the run record keeps about the model."""
-    if isinstance(config, FieldModelConfig):
-        return {"kind": "field", "name": config.field, "field": config.field}
-    model = load_model(config)
-    return {
-        "kind": "python",
-        "name": str(getattr(model, "name", None) or config.path.partition(":")[2]),
-        "path": config.path,
-        "kwargs": config.kwargs,
-        "version": getattr(model, "version", None),
-        "weights_digest": getattr(model, "weights_digest", None),
-    }
-
-
-def prediction_classes(config: ModelConfig, dataset: Any) -> list[str]:
-    """Classes that the model can name, or the field holds; empty where a model does not say."""
-    if isinstance(config, FieldModelConfig):
-        label_type = type_of_field(dataset, config.field)
-        if label_type is None:
-            return []
-        found = database.samples_of(dataset).distinct(f"{label_type.path(config.field)}.label")
-        return sorted(label for label in found if label is not None)
-    return [str(c) for c in getattr(load_model(config), "classes", None) or []]
-
-
 def prediction_source(config: ModelConfig, dataset: Any, label_type: LabelType) -> Any:
     """A function ``sample ids -> one Prediction per id``."""
-    if isinstance(config, FieldModelConfig):
-        return functools.partial(_predictions_of_field, dataset, config.field, label_type)
-    return functools.partial(_predictions_of_model, dataset, load_model(config), label_type)
+    source = open_model(config)
+
+    def predict(sample_ids: Sequence[ObjectId]) -> list[Prediction]:
+        predictions = source.predict(source.fetch(dataset, sample_ids))
+        return [_converted(p, label_type) for p in predictions]
+
+    return predict
 
 
-@collector.paused()
-def _predictions_of_field(
-    dataset: Any, field: str, label_type: LabelType, sample_ids: Sequence[ObjectId]
-) -> list[Prediction]:
-    path = label_type.path(field)
-    cursor = database.samples_of(dataset).find({"_id": {"$in": list(sample_ids)}}, {path: 1})
-    found = {d["_id"]: label_type.labels_of(d, field) for d in cursor}
-    return [found.get(i, LookupError("the sample was deleted")) for i in sample_ids]
-
-
-def _predictions_of_model(
-    dataset: Any, model: Any, label_type: LabelType, sample_ids: Sequence[ObjectId]
-) -> list[Prediction]:
-    cursor = database.samples_of(dataset).find({"_id": {"$in": list(sample_ids)}}, {"filepath": 1})
-    paths = {d["_id"]: d["filepath"] for d in cursor}
-    with ThreadPoolExecutor(_READERS) as pool:
-        images = list(pool.map(lambda i: _read_image(paths.get(i)), sample_ids))
-    readable = [i for i, image in enumerate(images) if not isinstance(image, Exception)]
-    predictions: list[Prediction] = [image if isinstance(image, Exception) else [] for image in images]
-    with model:
-        found = _predict(model, label_type, [images[i] for i in readable])
-        for index, prediction in zip(readable, found, strict=True):
-            predictions[index] = prediction
-    return predictions
-
-
-def _read_image(path: str | None) -> Any:
-    import fiftyone.utils.image as foui
-
-    if path is None:
-        return LookupError("the sample was deleted")
-    if not os.path.isfile(path):
-        return FileNotFoundError("no such file")
+def _converted(prediction: Any, label_type: LabelType) -> Prediction:
+    if isinstance(prediction, Exception | list):
+        return prediction
     try:
-        image = foui.read(path)
-    except Exception as error:  # noqa: BLE001 - decoders raise many types; recorded as the sample's failure
-        return ValueError(f"not a readable image: {error}")
-    return image if image is not None else ValueError("not a readable image")
-
-
-def _predict(model: Any, label_type: LabelType, images: list[Any]) -> Iterator[Prediction]:
-    if not images:
-        return
-    try:
-        found = [_raw_labels(r, label_type) for r in model.predict_all(images)]
-    except Exception:  # noqa: BLE001
-        # One bad image must not fail its whole batch: ask again one by one, and blame the right one.
-        found = []
-    if len(found) == len(images):
-        yield from found
-        return
-    for image in images:
-        try:
-            yield _raw_labels(model.predict(image), label_type)
-        except Exception as error:  # noqa: BLE001 - recorded as this sample's failure; too many stop the run
-            yield RuntimeError(f"the model failed: {type(error).__name__}: {error}")
+        return _raw_labels(prediction, label_type)
+    except Exception as error:  # noqa: BLE001 - recorded as this sample's failure; too many stop the run
+        return RuntimeError(f"the model failed: {type(error).__name__}: {error}")
 
 
 def _raw_labels(prediction: Any, label_type: LabelType) -> list[LabelDict]:

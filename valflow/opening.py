@@ -9,7 +9,8 @@ from valflow import database, decisions, lots, preflight, runs
 from valflow.choosing_types import chosen_type
 from valflow.config import LabelingConfig
 from valflow.errors import RunBusy
-from valflow.inference import describe_model, find_targets, open_shards
+from valflow.inference import find_targets, open_shards
+from valflow.models import open_model
 from valflow.promotion import finalized_runs_into
 from valflow.states import Event, State
 
@@ -75,7 +76,7 @@ def prepare(record: runs.Record, dataset: Any) -> runs.Record:
     if record.get("target"):
         return record
     config = LabelingConfig.model_validate(record["config"])
-    chosen = {"model": describe_model(config.model), "label_type": chosen_type(config, dataset).name}
+    chosen = {"model": open_model(config.model).describe(), "label_type": chosen_type(config, dataset).name}
     runs.update(runs.fence_of(record), chosen)
     return open_shards(
         runs.load(record["run"]), dataset, config, finalized_runs_into(dataset, config.label_field)
@@ -144,7 +145,7 @@ def _join(other: runs.Record, dataset: Any, config: LabelingConfig, flow_run_id:
         return Opened(
             "run", record["run"], f"run {record['run']} waits no longer, because its settings have changed"
         )
-    if describe_model(config.model) != record["model"]:
+    if open_model(config.model).describe() != record["model"]:
         lots.close(record, "model")
         return Opened(
             "run", record["run"], f"run {record['run']} waits no longer, because its model has changed"

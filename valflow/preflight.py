@@ -12,8 +12,8 @@ from valflow import database
 from valflow.choosing_types import chosen_type, field_kind, noted_type
 from valflow.config import CertifiedApproval, FieldModelConfig, FixedApproval, LabelingConfig
 from valflow.errors import ConfigError, EvaluationError
-from valflow.inference import prediction_classes
 from valflow.label_types import BY_FIELD_CLASS, LabelType
+from valflow.models import open_model
 from valflow.promotion import field_identity
 
 Check = Callable[[LabelingConfig, Any], list[str]]
@@ -191,7 +191,7 @@ def _model_problems(config: LabelingConfig, dataset: Any) -> list[str]:
         if problems:
             return problems
     try:
-        return _class_problems(config, prediction_classes(config.model, dataset))
+        return _class_problems(config, open_model(config.model).classes(dataset))
     except ConfigError as error:
         return error.problems
 

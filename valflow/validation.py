@@ -10,8 +10,8 @@ from bson import ObjectId
 
 from valflow import actions, database, decisions, runs
 from valflow.config import LabelingConfig
-from valflow.inference import prediction_classes
 from valflow.label_types import label_type_of
+from valflow.models import open_model
 from valflow.states import Event, State
 
 
@@ -37,7 +37,7 @@ def allowed_classes(record: runs.Record, dataset: Any) -> list[str]:
     config = LabelingConfig.model_validate(record["config"])
     if config.classes is not None:
         return list(config.classes)
-    known = set(prediction_classes(config.model, dataset)) | set(dataset.default_classes or [])
+    known = set(open_model(config.model).classes(dataset)) | set(dataset.default_classes or [])
     if known and config.evaluation is not None:
         path = label_type_of(record).path(config.evaluation.ground_truth)
         known |= set(dataset.distinct(f"{path}.label"))

@@ -90,10 +90,10 @@ def _trials(options: argparse.Namespace, folder: Path, uri: str) -> list[Trial]:
 
     from tests.chaos.driver import Lab, Target, sample_targets
     from tests.chaos.scenarios import digits_config, scenarios
-    from valflow import inference
+    from valflow.models import open_model
 
     # Trained once, here.
-    inference.describe_model(digits_config(folder).model)
+    open_model(digits_config(folder).model)
     connections._disconnect()
     gc.freeze()
     lab = Lab(folder, uri, recover=lambda: None)

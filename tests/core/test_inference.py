@@ -24,6 +24,7 @@ from valflow import database, decisions, inference, ledger, opening, runs, table
 from valflow.errors import ConfigError, InferenceFailed, StaleAttempt
 from valflow.inference import choose_shard_size, find_targets
 from valflow.label_types import label_id
+from valflow.models import open_model
 from valflow.validation import allowed_classes
 
 ODD = "tests.models:Odd"
@@ -136,13 +137,13 @@ class TestModels:
         from valflow.config import PythonModelConfig
 
         with pytest.raises(ConfigError, match=expected):
-            inference.load_model(PythonModelConfig(path=path))
+            open_model(PythonModelConfig(path=path))
 
     def test_of_unknown_arguments(self) -> None:
         from valflow.config import PythonModelConfig
 
         with pytest.raises(ConfigError, match="cannot be loaded: TypeError"):
-            inference.load_model(PythonModelConfig(path=ODD, kwargs={"size": 3}))
+            open_model(PythonModelConfig(path=ODD, kwargs={"size": 3}))
 
 
 class TestImages:
@@ -181,7 +182,7 @@ class TestImages:
         assert record["state"] == "CREATED"
         assert len(record["failed"]) == 2
         # Another try looks at them again, and at nothing else.
-        model = inference.load_model(make_config(dataset, model=python()).model)
+        model = open_model(make_config(dataset, model=python()).model).model
         model.seen.clear()
         for path, content in images.items():
             Path(path).write_bytes(content)
@@ -260,7 +261,7 @@ class TestRepetition:
         assert len(labels_in(dataset, "auto_in_review")) == 4
         with pytest.raises(InferenceFailed, match=r"2 samples of run .* were not looked at"):
             inference.finish_inference(runs.load(run))
-        model = inference.load_model(make_config(dataset, model=python()).model)
+        model = open_model(make_config(dataset, model=python()).model).model
         model.seen.clear()
         assert inference.infer_shard(run, 0) == {"labelled": 2, "empty": 0, "failed": 0}
         assert sorted(model.seen) == [64, 80]

@@ -1,0 +1,35 @@
+"""Where predictions come from: one module per kind of model, behind one seam.
+
+``open_model(config)`` gives a :class:`~valflow.models.source.Source`; nothing else in valflow knows which kinds
+there are.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from valflow.config import FieldModelConfig, ModelConfig
+from valflow.models import existing, python
+from valflow.models.source import Source
+
+__all__ = ["Source", "open_model"]
+
+
+def open_model(config: ModelConfig) -> Source:
+    """The source of predictions that a configuration names; a model is loaded once per process.
+
+    Raises:
+        ConfigError: it cannot be loaded, or is no model of images.
+    """
+    return _open_cached(config.model_dump_json(), type(config))
+
+
+@functools.lru_cache(maxsize=4)
+def _open_cached(config_json: str, config_type: Any) -> Source:
+    config = config_type.model_validate_json(config_json)
+    opener: Callable[[Any], Source] = (
+        existing.open_field if config_type is FieldModelConfig else python.open_python
+    )
+    return opener(config)
