@@ -8,8 +8,9 @@ import fiftyone.operators as foo
 import fiftyone.operators.types as types
 
 from valflow import audits, runs
-from valflow.certify import CORRECT
+from valflow.certify import BAD_BOX, CORRECT
 from valflow.errors import AuditError, ValflowError
+from valflow.label_types import review_type_of
 from valflow.states import State
 
 from . import layout
@@ -64,7 +65,7 @@ class JudgeLabels(foo.Panel):
         page = audits.page_of(audits.open_items(run))
         following = [i for i in page if i["number"] > item["number"]] or page
         if following:
-            ctx.ops.open_sample(str(following[0]["label_id"]))
+            ctx.ops.open_sample(str(following[0][_tile(runs.load(run))]))
             self._show(ctx, run, str(following[0]["label_id"]))
         else:
             ctx.ops.notify("that was the last one", variant="success")
@@ -74,10 +75,12 @@ class JudgeLabels(foo.Panel):
         """Which label is this, and of which audit?"""
         current = ctx.current_sample
         for record in runs.list_runs(ctx.dataset.name, 10) if current else []:
-            if record["state"] == State.IN_REVIEW.value and any(
-                str(i["label_id"]) == current for i in audits.open_items(record["run"])
-            ):
-                self._show(ctx, record["run"], current)
+            if record["state"] != State.IN_REVIEW.value:
+                continue
+            tile = _tile(record)
+            item = next((i for i in audits.open_items(record["run"]) if str(i[tile]) == current), None)
+            if item is not None:
+                self._show(ctx, record["run"], str(item["label_id"]))
                 return
         Screen(ctx).put(label=None)
 
@@ -88,6 +91,7 @@ class JudgeLabels(foo.Panel):
             audited=run,
             label=label if item else None,
             place=f"{item['number']} of {len(audit['items'])}" if audit and item else "",
+            whole=not review_type_of(runs.load(run)).has_boxes,
             sentence=audits.sentence(audits.summary(audit)) if audit else "",
             name=Screen(ctx).reviewer,
         )
@@ -103,6 +107,8 @@ class JudgeLabels(foo.Panel):
         panel.str("name", label="Your name", on_change=self.name_reviewer, view=types.LazyFieldView())
         bar = layout.row(panel, "verdicts")
         for verdict, label in _LABELS.items():
+            if verdict == BAD_BOX and screen.get("whole"):
+                continue
             bar.btn(
                 verdict,
                 label=label,
@@ -111,3 +117,8 @@ class JudgeLabels(foo.Panel):
                 variant="contained" if verdict == CORRECT else "outlined",
             )
         return layout.page(panel)
+
+
+def _tile(record: runs.Record) -> str:
+    """What opens as a picture of its own: a patch, named by its label, or the sample of a label of all of it."""
+    return "label_id" if review_type_of(record).has_boxes else "sample_id"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from bson import ObjectId
 from pymongo import UpdateOne
 
-from valflow import collector, database, ledger, runs
+from valflow import collector, database, ledger, masks, runs
 from valflow.choosing_types import chosen_type
 from valflow.config import LabelingConfig, ModelConfig
 from valflow.errors import InferenceFailed, StaleAttempt
@@ -225,10 +226,14 @@ def _write_batch(
     outcomes: list[tuple[ObjectId, str, str | None]] = []
     failed: list[ObjectId] = []
     found: dict[ObjectId, list[LabelDict]] = {}
+
+    def fail(sample_id: ObjectId, reason: str) -> None:
+        outcomes.append((sample_id, ledger.FAILED, reason))
+        failed.append(sample_id)
+
     for sample_id, prediction in zip(sample_ids, predictions, strict=True):
         if isinstance(prediction, Exception):
-            outcomes.append((sample_id, ledger.FAILED, str(prediction)))
-            failed.append(sample_id)
+            fail(sample_id, str(prediction))
             continue
         labels = candidates(
             prediction,
@@ -238,10 +243,20 @@ def _write_batch(
             classes=classes,
             label_type=label_type,
         )
+        if config.mask_dir is not None:
+            try:
+                labels = masks.write_to_files(labels, Path(config.mask_dir) / record["run"])
+            except ValueError as error:
+                fail(sample_id, str(error))
+                continue
         outcomes.append((sample_id, ledger.LABELLED if labels else ledger.EMPTY, None))
         if labels:
             found[sample_id] = labels
     samples = database.samples_of(dataset)
+    for sample_id, reason in (masks.do_not_fit(samples, found) if label_type.has_boxes else {}).items():
+        del found[sample_id]
+        outcomes.remove((sample_id, ledger.LABELLED, None))
+        fail(sample_id, reason)
     if failed:
         samples.update_many(
             {"_id": {"$in": failed}},

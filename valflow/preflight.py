@@ -188,12 +188,22 @@ def _model_problems(config: LabelingConfig, dataset: Any) -> list[str]:
     if isinstance(config.model, FieldModelConfig):
         wanted = chosen_type(config, dataset)
         problems = _type_problem("model.field", dataset, config.model.field, wanted)
+        if not problems and wanted.needs_masks and not _holds_masks(dataset, config.model.field, wanted):
+            problems.append(
+                f"model.field: label_type: instances needs masks, but no label in {config.model.field!r} has one"
+            )
         if problems:
             return problems
     try:
         return _class_problems(config, open_model(config.model).classes(dataset))
     except ConfigError as error:
         return error.problems
+
+
+def _holds_masks(dataset: Any, field: str, label_type: LabelType) -> bool:
+    path = label_type.path(field)
+    either = {"$or": [{f"{path}.{name}": {"$exists": True, "$ne": None}} for name in ("mask", "mask_path")]}
+    return database.samples_of(dataset).count_documents(either, limit=1) > 0
 
 
 def _class_problems(config: LabelingConfig, known: Sequence[str]) -> list[str]:
@@ -247,6 +257,7 @@ def _ground_truth_problems(config: LabelingConfig, dataset: Any) -> list[str]:
 def _folder_problems(config: LabelingConfig) -> list[str]:
     folders = [
         ("output_dir", config.output_dir),
+        *([("mask_dir", config.mask_dir)] if config.mask_dir else []),
         *((f"export.{i}.dir", e.dir) for i, e in enumerate(config.export)),
     ]
     return [f"{key}: {problem}" for key, folder in folders if (problem := unwritable(Path(folder)))]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from bson import ObjectId
 
-from valflow import collector, database, ledger
+from valflow import collector, database, ledger, masks
 from valflow.boxes import max_iou_with_stronger
 from valflow.label_types import WHOLE_IMAGE, label_type_of
 
@@ -77,6 +77,9 @@ def _label_tables(
     label_type = label_type_of(record)
     if label_type.has_boxes:
         columns["b"] = f"{path}.bounding_box"
+    if label_type.needs_masks:
+        mask = {"_id": "$$d._id", "mask": "$$d.mask", "mask_path": "$$d.mask_path"}
+        columns["m"] = {"$map": {"input": path, "as": "d", "in": mask}}
     match: dict[str, Any] = {"run": record["run"], f"{path[1:]}.0": {"$exists": True}}
     if not predicted:
         columns["s"] = f"{path}.source"
@@ -135,6 +138,7 @@ def _table_of(
             "label": pd.array(labels, dtype="str"),
             "confidence": confidence,
             **(_box_columns(boxes) if label_type_of(record).has_boxes else {}),
+            **(_mask_columns(rows) if label_type_of(record).needs_masks else {}),
             "source": pd.array(sources, dtype="str"),
             "threshold": np.full(len(labels), np.nan) if predicted else _thresholds(record, labels),
             "duplicate_iou": max_iou_with_stronger(groups, codes, boxes, strength),
@@ -153,6 +157,11 @@ def _boxes(record: dict[str, Any], rows: list[dict[str, Any]], labels: int) -> n
 def _box_columns(boxes: np.ndarray) -> dict[str, np.ndarray]:
     columns = dict(zip(("x", "y", "w", "h"), boxes.T, strict=True))
     return {**columns, "x2": boxes[:, 0] + boxes[:, 2], "y2": boxes[:, 1] + boxes[:, 3]}
+
+
+def _mask_columns(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    labels = chain.from_iterable(r["m"] for r in rows)
+    return {"mask_share": np.array([masks.share_of_box(label) for label in labels], dtype=np.float64)}
 
 
 def _thresholds(record: dict[str, Any], labels: np.ndarray) -> np.ndarray:

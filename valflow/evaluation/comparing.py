@@ -69,7 +69,7 @@ def evaluate(
         ``run`` is about this run's images: ``approved`` (labels of this run in the field), ``discarded``
         (predictions that were not approved), ``all`` (all predictions), each with ``precision, recall, f1,
         tp, fp, fn, labels, mAP, mAP50``; ``per_class`` and ``coco`` (COCO's twelve figures) of the approved
-        ones, for labels of whole images ``accuracy`` and ``confusion`` instead; ``pr_curve``.
+        boxes, for labels of whole images ``accuracy`` and ``confusion`` instead; ``pr_curve``.
         ``dataset`` is about the whole label field on all annotated images. A figure that
         has nothing to measure is None.
 
@@ -200,7 +200,7 @@ def _run_metrics(
     everything = Comparison(predicted.of_classes(classes), true, approved.iou)
     names = list(classes) if classes is not None else classes_of(approved.predictions, predicted, true)
     own: dict[str, Any] = {}
-    if label_type.has_boxes:
+    if label_type.has_boxes and not label_type.needs_masks:
         figures, class_ap = coco_figures(approved.predictions, true, images, names)
         of_approved = detection_metrics(approved, names)
         of_approved["mAP"], of_approved["mAP50"] = figures["AP"], figures["AP50"]
@@ -210,6 +210,7 @@ def _run_metrics(
         own["coco"] = figures
     else:
         of_approved, per_class = _set_metrics(approved, names, label_type)
+    if not label_type.has_boxes:
         own |= classifying.figures(approved, len(images), label_type)
     return {
         "images": len(images),

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from bson import ObjectId
 
-from valflow import database
+from valflow import database, masks
 from valflow.label_types import APPROVED, DETECTIONS, WHOLE_IMAGE, LabelType
 
 _READ_BATCH = 10_000
 # What is read of a label.
+_MASK_PARTS = ("mask", "mask_path")
 _PARTS = ("_id", "label", "confidence", "bounding_box", "iscrowd", "run")
 
 
@@ -31,6 +32,7 @@ class LabelTable:
         boxes: ``x, y, w, h`` relative to the image, (N, 4) float.
         crowd: whether a true label stands for a group of objects, (N,) bool.
         run: key of the run that made the label, None for others, (N,) object.
+        masks: in COCO's run lengths over the whole image, (N,) object; None for labels that have no masks.
     """
 
     classes: tuple[str, ...]
@@ -41,6 +43,7 @@ class LabelTable:
     boxes: np.ndarray
     crowd: np.ndarray
     run: np.ndarray
+    masks: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -57,7 +60,8 @@ class LabelTable:
 
     def where(self, keep: np.ndarray) -> LabelTable:
         """The rows that ``keep`` selects: (N,) bool, or (M,) positions."""
-        columns = {f.name: getattr(self, f.name)[keep] for f in fields(self) if f.name != "classes"}
+        columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "classes"}
+        columns = {name: column[keep] for name, column in columns.items() if column is not None}
         return replace(self, **columns)
 
     def at(self, sample: np.ndarray) -> LabelTable:
@@ -131,12 +135,13 @@ def read_labels(
     ids: list[ObjectId] = []
     sizes: list[tuple[Any, Any]] = []
     annotated: list[bool] = []
-    predicted, true = _Collected(), _Collected()
+    predicted, true = _Collected(label_type), _Collected(label_type)
     for document in _documents(dataset, project, sample_ids):
-        predicted.add(len(ids), document["predicted"])
-        true.add(len(ids), document["true"])
+        size = (document.get("w"), document.get("h"))
+        predicted.add(len(ids), document["predicted"], size)
+        true.add(len(ids), document["true"], size)
         ids.append(document["_id"])
-        sizes.append((document.get("w"), document.get("h")))
+        sizes.append(size)
         annotated.append(document["annotated"])
     images = Images(
         ids=_objects(ids),
@@ -155,7 +160,7 @@ def read_predicted(
         The labels as predicted, and whether each was approved, (N,) bool.
     """
     places = {sample_id: place for place, sample_id in enumerate(images.ids)}
-    collected = _Collected()
+    collected = _Collected(label_type)
     approved: list[bool] = []
     project = {
         "_id": 0,
@@ -167,7 +172,7 @@ def read_predicted(
     for entry in database.ledger().aggregate([{"$match": query}, {"$project": project}]):
         place = places.get(entry["sample_id"])
         if place is not None:
-            collected.add(place, entry["predicted"])
+            collected.add(place, entry["predicted"], tuple(images.sizes[place]))
             approved += [state == APPROVED for state in entry["states"]]
     return collected.table(), np.array(approved, dtype=bool)
 
@@ -192,7 +197,8 @@ def _columns(labels: Any, label_type: LabelType) -> list[Any]:
     others: dict[str, Any] = {"iscrowd": crowd}
     if not label_type.has_boxes:
         others["bounding_box"] = list(WHOLE_IMAGE)
-    return [each(others.get(part, f"$$d.{part}")) for part in _PARTS]
+    parts = (*_PARTS, *_MASK_PARTS) if label_type.needs_masks else _PARTS
+    return [each(others.get(part, f"$$d.{part}")) for part in parts]
 
 
 def _part(label: dict[str, Any], part: str, label_type: LabelType) -> Any:
@@ -206,17 +212,27 @@ def _part(label: dict[str, Any], part: str, label_type: LabelType) -> Any:
 class _Collected:
     """Columns that grow document by document."""
 
-    def __init__(self) -> None:
+    def __init__(self, label_type: LabelType) -> None:
         self.columns: list[list[Any]] = [[] for _ in range(1 + len(_PARTS))]
+        self.masks: list[masks.Rle] | None = [] if label_type.needs_masks else None
 
-    def add(self, place: int, parts: list[list[Any]]) -> None:
-        if parts[0]:
-            self.columns[0] += [place] * len(parts[0])
-            for column, values in zip(self.columns[1:], parts, strict=True):
-                column += values
+    def add(self, place: int, parts: list[list[Any]], size: tuple[Any, Any]) -> None:
+        """Take the labels of an image of this width and height."""
+        if not parts[0]:
+            return
+        self.columns[0] += [place] * len(parts[0])
+        for column, values in zip(self.columns[1:], parts, strict=False):
+            column += values
+        if self.masks is not None:
+            names = ("_id", *_MASK_PARTS)
+            boxes = parts[_PARTS.index("bounding_box")]
+            for box, *values in zip(boxes, parts[0], *parts[len(_PARTS) :], strict=True):
+                label = {"bounding_box": box, **dict(zip(names, values, strict=True))}
+                self.masks.append(masks.as_rle(label, *masks.canvas_of(*size)))
 
     def table(self) -> LabelTable:
-        return _table(self.columns)
+        table = _table(self.columns)
+        return table if self.masks is None else replace(table, masks=_objects(self.masks))
 
 
 def _table(columns: list[list[Any]]) -> LabelTable:

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import orjson
 
-from valflow import database
+from valflow import database, masks
 from valflow.errors import ExportError
 from valflow.exporting.formats import Format
 from valflow.exporting.media import COPY, NONE, SYMLINK, unique_names
 from valflow.exporting.selecting import Selection
-from valflow.label_types import WORKFLOW_TAGS, LabelDict
+from valflow.label_types import WORKFLOW_TAGS, LabelDict, LabelType
 
 _WRITE_BATCH = 1_000
 _SHOWN = 3
@@ -84,7 +84,7 @@ def check(
     if set(found) != set(names):
         raise _difference(f"samples: {_keys_that_differ(set(names), set(found))}")
     for image, labels, size in zip(names, written, selection.sizes, strict=True):
-        _compare(image, found[image], labels, size, form, selection.label_type.has_boxes)
+        _compare(image, found[image], labels, size, form, selection.label_type)
 
 
 def settle_paths(folder: Path, final: Path) -> None:
@@ -190,14 +190,18 @@ def _compare(
     wanted: list[LabelDict],
     size: tuple[int, int],
     form: Format,
-    has_boxes: bool,
+    label_type: LabelType,
 ) -> None:
     if [label["label"] for label in found] != [label["label"] for label in wanted]:
         raise _difference(
             f"labels of {image}: expected {_listed(wanted)}, found {_listed(found)}",
         )
-    if not wanted or not has_boxes:
+    if not wanted or not label_type.has_boxes:
         return
+    if label_type.needs_masks:
+        differing = [i for i, pair in enumerate(zip(found, wanted, strict=True)) if not _same_masks(*pair)]
+        if differing:
+            raise _difference(f"masks: label {differing[0]} of {image} has another one")
     moved = np.abs(_edges(found) - _edges(wanted))
     allowed = form.relative + form.pixels / np.array([*size, *size], dtype=np.float64)
     if (moved > allowed).any():
@@ -206,6 +210,13 @@ def _compare(
             f"boxes: label {worst} ({wanted[worst]['label']!r}) of {image} is at {found[worst]['bounding_box']}, "
             f"expected {wanted[worst]['bounding_box']}"
         )
+
+
+def _same_masks(found: LabelDict, wanted: LabelDict) -> bool:
+    first, second = masks.read_mask(found), masks.read_mask(wanted)
+    return (first is None and second is None) or (
+        first is not None and second is not None and np.array_equal(first, second)
+    )
 
 
 def _edges(labels: list[LabelDict]) -> np.ndarray:
