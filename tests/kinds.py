@@ -13,6 +13,7 @@ from bson import ObjectId
 from PIL import Image
 
 from tests.builders import box
+from tests.models import Corner
 from valflow import database, decisions, opening, promotion, runs
 from valflow.config import LabelingConfig, config_from_mapping
 from valflow.label_types import BY_NAME, LabelType
@@ -79,6 +80,23 @@ KINDS = (
     Kind("classification", _SINGLE + _NOTHING, _ONE + _COW),
 )
 BY_KIND = {kind.name: kind for kind in KINDS}
+
+
+class Finder(Corner):
+    """Finds a cat and, where an image has room for more than one label, a dog.
+
+    Args:
+        name: of the label type that it gives.
+    """
+
+    classes = ("cat", "dog", "bird", "ant", "cow")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def predict(self, arg: Any) -> Any:
+        kind = BY_KIND[self.name]
+        return kind.value([kind.label(0, "cat", 0.9), kind.label(1, "dog", 0.8)])
 
 
 def mask(place: int) -> np.ndarray:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import fiftyone as fo
+import numpy as np
 import pytest
 from bson import ObjectId
 
@@ -566,3 +567,102 @@ def test_auto_takes_the_type_of_the_predictions(kind: Kind, tmp_path: Path) -> N
     record = opening.prepare(runs.load(opened.run), dataset)
     assert record["label_type"] == ("detections" if kind.name == "instances" else kind.name)
     assert ledger.status_counts(opened.run) == {"pending": len(kind.rows)}
+
+
+class TestMasks:
+    """Where masks are kept, and what becomes of those that are missing, broken or too large."""
+
+    @pytest.fixture
+    def kind(self) -> Kind:
+        return BY_KIND["instances"]
+
+    def test_in_files(self, dataset: Any, kind: Kind, tmp_path: Path) -> None:
+        from tasks.evaluate import measure_run
+        from valflow import masks
+
+        first = next(iter(stored(dataset, "pred", kind.type).values()))
+        before = {d["label"]: masks.read_mask(d) for d in first}
+        folder = tmp_path / "masks"
+        export = [{"format": "coco", "dir": str(tmp_path)}]
+        run = open_review(kind, dataset, mask_dir=str(folder), export=export)
+        assert len(list((folder / run).iterdir())) == kind.labels
+        finalize(run, dataset)
+        for label in final(dataset, kind).values():
+            assert label["mask_path"] == str(folder / run / f"{label['_id']}.png")
+            assert "mask" not in label
+            assert (masks.read_mask(label) == before[label["label"]]).all()
+        approved = measure_run(run)["run"]["approved"]
+        assert (approved["tp"], approved["fp"]) == (6, 0)
+        record = runs.load(run)
+        (entry,) = run_exports.export_run(record, run_exports.missing_exports(record))
+        assert entry["labels"] == 6
+
+    def test_an_edited_mask_makes_the_label_edited(self, dataset: Any, kind: Kind) -> None:
+        run = open_review(kind, dataset)
+        cat = ids(run, label="cat")[0]
+        edit_in_review(dataset, kind, cat, mask=np.ones((30, 12), bool))
+        finalize(run, dataset)
+        assert final(dataset, kind)[cat]["source"] == "edited"
+
+    def test_those_without_a_mask_or_with_an_empty_one_are_not_approved(
+        self, dataset: Any, kind: Kind
+    ) -> None:
+        sample = dataset.first()
+        sample["pred"].detections[0].mask = None
+        sample["pred"].detections[1].mask = np.zeros((30, 12), bool)
+        sample.save()
+        run = open_review(kind, dataset)
+        record = runs.load(run)
+        assert (record["counts"]["approved"], record["counts"]["invalid"]) == (4, 2)
+        entries = [d for e in database.ledger().find({"run": run}) for d in e.get("labels", [])]
+        reasons = [reason for entry in entries for reason in entry["invalid"]]
+        assert any("must have a mask" in r for r in reasons)
+        assert any("must cover some of its box" in r for r in reasons)
+
+    def test_masks_that_no_document_could_hold_fail_their_sample(
+        self, dataset: Any, kind: Kind, tmp_path: Path
+    ) -> None:
+        from tests.builders import infer
+
+        noise = np.random.default_rng(0).random((2000, 3000)) < 0.5
+        sample = dataset.first()
+        for label in sample["pred"].detections:
+            label.mask = noise
+        sample.save()
+        changes = {"max_failed_share": 0.5}
+        opened = opening.open_run(kind_config(kind, dataset, **changes))
+        assert opened.run is not None
+        infer(opening.prepare(runs.load(opened.run), dataset), dataset)
+        (failed,) = runs.load(opened.run)["failed"]
+        assert failed["filepath"] == sample.filepath
+        assert "Set mask_dir" in failed["reason"]
+        assert ledger.status_counts(opened.run) == {"failed": 1, "labelled": 2, "empty": 1}
+        decisions.submit(opened.run, decisions.Decision("discard", "ann"))
+        run = open_review(kind, dataset, mask_dir=str(tmp_path / "masks"))
+        assert runs.load(run)["counts"]["predicted"] == kind.labels
+
+    @pytest.mark.parametrize(
+        ("changes", "why"),
+        [
+            ({"label_type": "detections", "mask_dir": "m"}, "only label_type: instances has masks"),
+            ({"mask_dir": "/proc/nothing"}, "mask_dir: no right to write"),
+            ({"model": {"kind": "field", "field": "bare"}}, "no label in 'bare' has one"),
+        ],
+        ids=["of boxes", "no folder", "no masks"],
+    )
+    def test_refused(self, dataset: Any, kind: Kind, changes: dict[str, Any], why: str) -> None:
+        dataset.add_sample_field("bare", fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
+        with pytest.raises(ConfigError, match=why):
+            opening.open_run(kind_config(kind, dataset, **changes))
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.name)
+def test_a_model_of_each_type(kind: Kind, tmp_path: Path) -> None:
+    dataset = make_kind(kind, tmp_path)
+    model = {"kind": "python", "path": "tests.kinds:Finder", "kwargs": {"name": kind.name}}
+    run = open_review(kind, dataset, model=model)
+    per_sample = 1 if kind.type.is_single else 2
+    assert runs.load(run)["counts"]["predicted"] == per_sample * len(kind.rows)
+    finalize(run, dataset)
+    wanted = {"cat"} if kind.type.is_single else {"cat", "dog"}
+    assert {d["label"] for d in final(dataset, kind).values()} == wanted
