@@ -12,7 +12,8 @@ import warnings
 from types import ModuleType
 from typing import Any
 
-from valflow.errors import SuiteError
+from valflow.allowed_imports import check_allowed
+from valflow.errors import ConfigError, SuiteError
 
 _IMPORT_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
@@ -91,6 +92,10 @@ def check_registered(expectation: type[Any], type_name: str) -> None:
 def _imported_class(path: str) -> type[Any]:
     if not _IMPORT_PATH.fullmatch(path):
         raise SuiteError(f"expected `type: my_package.my_module:ExpectSomething`; found {path!r}")
+    try:
+        check_allowed(path)
+    except ConfigError as error:
+        raise SuiteError("; ".join(error.problems)) from None
     shipped = known_classes()  # before the import, which would replace a class of the same name
     module_name, class_name = path.split(":")
     try:

@@ -44,7 +44,8 @@ def small_table(name: str, samples: int = 8, labels_per_sample: int = 6) -> pd.D
     ids = pd.Series([f"{n:024x}" for n in numbers], dtype="str")
     if name == "samples":
         counts = np.full(samples, labels_per_sample)
-        return pd.DataFrame({"sample_id": ids, "filepath": files, "file_exists": True, "labels": counts})
+        table = pd.DataFrame({"sample_id": ids, "filepath": files, "file_exists": True, "labels": counts})
+        return table.assign(file_problem=pd.array([None] * len(table), dtype="str"))
     if name == "certificate":
         return _certificate()
     random = np.random.default_rng(0)

@@ -30,7 +30,7 @@ TABLES: dict[str, tuple[str, ...]] = {
         "duplicate_iou",
         "mask_share",
     ),
-    "samples": ("sample_id", "filepath", "file_exists", "labels"),
+    "samples": ("sample_id", "filepath", "file_exists", "file_problem", "labels"),
     "certificate": (
         "group",
         "labels",

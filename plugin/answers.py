@@ -28,6 +28,28 @@ def told(handler: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     return answer
 
 
+class DrawnOnChange:
+    """Panels that an event which changes nothing, whose handler returns False, does not draw.
+
+    Such events come in pairs with a click (a field is left, a new view ends the selection) and bring the state
+    of before: drawn from that, the panel would fall back to what it showed then.
+
+    Attributes:
+        passing: names of the handlers of such events.
+    """
+
+    passing: tuple[str, ...] = ()
+
+    def execute(self, ctx: Any) -> Any:
+        """See FiftyOne."""
+        event = ctx.params.get("__method__")
+        if event not in self.passing:
+            return super().execute(ctx)  # type: ignore[misc]
+        if getattr(self, event)(ctx) is not False:
+            ctx.ops.show_panel_output(self.render(ctx))  # type: ignore[attr-defined]
+        return None
+
+
 def logged(render: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     """A render whose errors reach the server's log; the App swallows them."""
 

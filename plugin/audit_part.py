@@ -149,4 +149,4 @@ class AuditPart:
             variant="contained",
         )
         rest.btn("leave_audit", label="Later", on_click=self.leave_audit, variant="outlined")
-        panel.md("One by one instead: open a picture, and the panel *Judge* beside it.", name="one_by_one")
+        panel.md("One by one instead: open a picture, and choose *Judge* above it.", name="one_by_one")

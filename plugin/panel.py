@@ -14,7 +14,7 @@ from valflow.review_page import markdown_text
 from valflow.states import SHOWN_AS, State
 
 from . import grid, layout
-from .answers import logged, told
+from .answers import DrawnOnChange, logged, told
 from .approval_tab import ApprovalTab
 from .approved_tab import ApprovedTab
 from .audit_part import AuditPart
@@ -22,19 +22,19 @@ from .review_tab import ReviewTab
 from .runs_tab import RunsTab
 from .screen import APPROVAL, AUDIT, CORRECT, DONE, DRAW, PATCHES, REVIEW, SAMPLES, Screen
 
-# Events that come by the way.
-_PASSING = (
-    "on_change_selected",
-    "on_change_selected_labels",
-    "name_reviewer",
-    "change_confidence",
-    "toggle_unscored",
-)
 _TABS = {REVIEW: "Review", APPROVAL: "Approval", DONE: "Approved"}
 
 
-class AutoLabeling(RunsTab, ReviewTab, ApprovalTab, AuditPart, ApprovedTab, foo.Panel):
+class AutoLabeling(DrawnOnChange, RunsTab, ReviewTab, ApprovalTab, AuditPart, ApprovedTab, foo.Panel):
     """Runs of the dataset, and the review of one of them."""
+
+    passing = (
+        "on_change_selected",
+        "on_change_selected_labels",
+        "name_reviewer",
+        "change_confidence",
+        "toggle_unscored",
+    )
 
     @property
     def config(self) -> foo.PanelConfig:
@@ -72,19 +72,6 @@ class AutoLabeling(RunsTab, ReviewTab, ApprovalTab, AuditPart, ApprovedTab, foo.
     def on_change_selected_labels(self, ctx: Any) -> bool:
         """See ``on_change_selected``; labels are selected in an open sample."""
         return self.count_pointed(ctx)
-
-    def execute(self, ctx: Any) -> Any:
-        """See FiftyOne; but an event that changes nothing, whose handler returns False, draws nothing.
-
-        Such events come in pairs with a click (a field is left, a new view ends the selection) and bring the state
-        of before: drawn from that, the panel would fall back to what it showed then.
-        """
-        event = ctx.params.get("__method__")
-        if event not in _PASSING:
-            return super().execute(ctx)
-        if getattr(self, event)(ctx) is not False:
-            ctx.ops.show_panel_output(self.render(ctx))
-        return None
 
     # -- navigation
 

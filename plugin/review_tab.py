@@ -20,7 +20,10 @@ _MODES = {
     CORRECT: ("Correct labels", "edit"),
     DRAW: ("Draw missing objects", "add_box"),
 }
-_HOW_TO_ADD = {False: "draw a box and give it its class", True: "add a label and choose its class"}
+_HOW_TO_ADD = {
+    False: "and its box symbol, draw a box and give it its class",
+    True: "and add a label and choose its class",
+}
 _SLIDER = {"slider": {"min": 0, "max": 1, "step": 0.01}}
 
 
@@ -169,7 +172,7 @@ class ReviewTab:
         self._render_modes(panel, screen)
         if screen.mode == DRAW:
             panel.md(
-                f"**Drawing.** Open a picture, choose *Annotate*, {_HOW_TO_ADD[bool(screen.get('whole'))]}. "
+                f"**Drawing.** Open a picture, choose *Annotate* {_HOW_TO_ADD[bool(screen.get('whole'))]}. "
                 "What you add counts as approved by you as soon as you leave this mode.",
                 name="how_to_draw",
             )
@@ -177,8 +180,8 @@ class ReviewTab:
             return
         if screen.mode == CORRECT:
             panel.md(
-                "**Correcting.** Open a patch, choose *Annotate*, click the label and change its class or box. "
-                "Approve it afterwards; it becomes final as you leave it, marked *edited*.",
+                "**Correcting.** Open a patch, choose *Annotate*, and change its class or box; a click beside the "
+                "picture closes it. Approve it afterwards: it becomes final as you leave it, marked *edited*.",
                 name="how_to_correct",
             )
         self.render_filters(panel, screen)

@@ -9,7 +9,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.futures import as_completed
 
 from tasks.progress import progress_bar
-from valflow import database, inference, opening, runs
+from valflow import database, inference, intake, opening, runs
 from valflow.states import State, is_past
 
 
@@ -43,6 +43,8 @@ def infer(run: str) -> None:
                 advance(sum(future.result().values()))
                 update_progress_artifact(artifact, progress=100.0 * done / target["shards"])
         counts = finish_inference(run)
+    for odd in intake.sentences_of(runs.load(run)):
+        get_run_logger().warning("infer: %s", odd)
     get_run_logger().info(
         "infer: %(samples)d samples, %(empty_samples)d without labels, %(failed_samples)d failed", counts
     )

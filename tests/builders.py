@@ -247,3 +247,11 @@ def _holder(dataset: Any, field: str, label_id: str) -> str:
     found = database.samples_of(dataset).find_one({f"{field}.detections._id": ObjectId(label_id)}, {"_id": 1})
     assert found is not None, f"no sample holds label {label_id} in {field}"
     return str(found["_id"])
+
+
+def outcomes_of(run: str) -> dict[str, tuple[str, str | None]]:
+    """``(status, reason)`` of each sample that a run has looked at."""
+    return {
+        str(d["sample_id"]): (d["status"], d["reason"])
+        for d in database.ledger().find({"run": run}).sort("sample_id", 1)
+    }

@@ -26,6 +26,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from valflow import database
 from valflow.cli import main
 from valflow.cli.parser import build_parser
 from valflow.config import Duration, LabelingConfig, config_from_mapping
@@ -189,6 +190,8 @@ def shell(in_stack: Stack, scenes: Any, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     monkeypatch.setenv("VALFLOW_REVIEWER", "ann")
     known = set(sys.modules)
+    # What other tests left in the database is none of a page's business, and `valflow doctor` would tell of it.
+    database.runs().delete_many({})
     scenes.clone("numbers", persistent=True)
     model = '{kind: python, path: "examples.digits.model:DigitDetector"}'
     config = f"dataset: numbers\nlabel_field: auto_detections\nmodel: {model}\n"
@@ -374,7 +377,10 @@ def test_every_key_is_documented_with_default_and_bounds() -> None:
     expected: dict[str, tuple[str, str]] = {}
     for key, field in keys_of(LabelingConfig):
         if key in ("model.kind", "approval.mode"):  # two sections, told apart by this key
-            kinds = {"model.kind": "`python`, `field`", "approval.mode": "`fixed`, `certified`, `review_all`"}
+            kinds = {
+                "model.kind": "`python`, `field`, `merge`",
+                "approval.mode": "`fixed`, `certified`, `review_all`",
+            }
             expected[key] = ("required" if key == "model.kind" else "`fixed`", kinds[key])
             continue
         default: Any = field.get_default(call_default_factory=True)

@@ -15,7 +15,7 @@ from bson import ObjectId
 from pymongo import ReturnDocument, UpdateOne
 
 from valflow import database, ledger, mirroring, problem_tags, runs
-from valflow.errors import IllegalTransition, SelectionError
+from valflow.errors import DecisionRefused, IllegalTransition, SelectionError
 from valflow.label_types import APPROVED, REJECTED, WORKFLOW_TAGS
 from valflow.ledger import UNDECIDED, Expression, map_labels, state_change
 from valflow.selections import Selection, object_ids
@@ -60,6 +60,21 @@ def check_person(name: str) -> None:
         )
 
 
+def check_reviewer(record: runs.Record, name: str) -> None:
+    """Refuse who may not act on a run: the machine's names, and where ``review.reviewers`` is set, all others.
+
+    Raises:
+        SelectionError: the name is the machine's.
+        DecisionRefused: the name is not on the list.
+    """
+    check_person(name)
+    allowed = record["config"]["review"]["reviewers"]
+    if allowed and name.strip() not in allowed:
+        raise DecisionRefused(
+            f"{name.strip()!r} may not decide this run; its reviewers are {', '.join(allowed)}"
+        )
+
+
 def approve(run: str, selection: Selection, reviewer: str) -> ActionResult:
     """Approve the selected labels.
 
@@ -69,6 +84,7 @@ def approve(run: str, selection: Selection, reviewer: str) -> ActionResult:
     Raises:
         SelectionError: nothing that is selected can be approved.
         IllegalTransition: the run is not in review.
+        DecisionRefused: see ``check_reviewer``.
     """
     may: Expression = {"$eq": ["$$l.state", UNDECIDED]}
     if selection.label_ids:
@@ -83,6 +99,7 @@ def reject(run: str, selection: Selection, reviewer: str) -> ActionResult:
     Raises:
         SelectionError: nothing that is selected can be rejected.
         IllegalTransition: the run is not in review.
+        DecisionRefused: see ``check_reviewer``.
     """
     may = {"$ne": ["$$l.state", REJECTED]}
     return _decide(run, "reject", selection, reviewer, REJECTED, may, {"state": {"$ne": REJECTED}})
@@ -94,6 +111,7 @@ def reset(run: str, reviewer: str, classes: Sequence[str] = ()) -> ActionResult:
     Raises:
         SelectionError: no label of these classes is decided.
         IllegalTransition: the run is not in review.
+        DecisionRefused: see ``check_reviewer``.
     """
     selection = Selection(classes=tuple(classes), all=True)
     may = {"$ne": ["$$l.state", UNDECIDED]}
@@ -119,15 +137,21 @@ def undo(run: str, reviewer: str, *, own: bool = False) -> ActionResult:
     Raises:
         SelectionError: there is no such action.
         IllegalTransition: the run is not in review.
+        DecisionRefused: see ``check_reviewer``.
     """
-    check_person(reviewer)
     record = runs.load(run)
+    check_reviewer(record, reviewer)
     _read_app_edits(record["run"])
     last = last_undoable(record["run"], reviewer if own else None)
     if last is None:
         raise SelectionError(
             f"run {record['run']} has no action of {reviewer if own else 'a person'} left to undo; "
             "`undo --all` takes back the policy's approvals as well"
+        )
+    if runs.is_alive(last.get("writing") or {}):
+        # What it still writes would stay, although it was taken back.
+        raise IllegalTransition(
+            f"action {last['seq']} of {last['actor']} is being written just now; try again in a moment"
         )
     if own:
         _check_uppermost(record["run"], last["seq"])
@@ -168,14 +192,15 @@ def tag(run: str, name: str, selection: Selection, reviewer: str, note: str | No
     Raises:
         SelectionError: no label is selected, or the tag is one of the workflow's own.
     """
-    check_person(reviewer)
+    record = runs.load(run)
+    check_reviewer(record, reviewer)
     if not name.strip() or name in WORKFLOW_TAGS:
         raise SelectionError(
             f"expected a problem tag or one of your own, found {name!r}; {', '.join(WORKFLOW_TAGS)} are the workflow's"
         )
-    run = runs.load(run)["run"]
+    run = record["run"]
     _check_known(run, selection)
-    if not _count(run, selection, {"$ne": ["$$l._id", None]}):
+    if not ledger.count_where({"run": run, **selection.document_query()}, selection.condition()):
         raise SelectionError(_nothing_selected(run, selection, "tagged"))
     record = begin(run)
     seq = record["action_seq"]
@@ -204,7 +229,7 @@ def tag(run: str, name: str, selection: Selection, reviewer: str, note: str | No
 
 
 def judge_labels(run: str, reviewer: str, consequences: Mapping[str, Sequence[ObjectId]], audit: Any) -> int:
-    """Act on audit verdicts; returns the number of the action.
+    """Act on audit verdicts; returns the number of the action, for ``finished`` once the verdicts are on record.
 
     A label that somebody rejected since the draw stays rejected, and one that somebody approved needs no approval.
 
@@ -218,7 +243,7 @@ def judge_labels(run: str, reviewer: str, consequences: Mapping[str, Sequence[Ob
     record = begin(run)
     seq = record["action_seq"]
     counts = {state: len(ids) for state, ids in consequences.items()}
-    record_action(record, "judge", reviewer, {"audit": str(audit), **counts})
+    record_action(record, "judge", reviewer, {"audit": str(audit), **counts}, writing=runs.sign_of_life())
     may: dict[str, Expression] = {
         REJECTED: {"$ne": ["$$l.state", REJECTED]},
         UNDECIDED: {"$eq": ["$$l.state", APPROVED]},
@@ -297,18 +322,20 @@ def _decide(
         may: whether the entry ``$$l`` may be brought there.
         may_query: the same as a query on one entry; None also takes their marks of failed checks off.
     """
-    check_person(reviewer)
-    run = runs.load(run)["run"]
+    record = runs.load(run)
+    check_reviewer(record, reviewer)
+    run = record["run"]
     _read_app_edits(run)
     _check_known(run, selection)
-    selected = _count(run, selection, {"$ne": ["$$l._id", None]})
-    if not _count(run, selection, may):
+    documents = {"run": run, **selection.document_query()}
+    selected, possible = ledger.count_both(documents, selection.condition(), may)
+    if not possible:
         raise SelectionError(
             _nothing_selected(run, selection, {"approve": "approved", "reject": "rejected"}.get(event, event))
         )
     record = begin(run)
     seq = record["action_seq"]
-    record_action(record, event, reviewer, selection.describe())
+    record_action(record, event, reviewer, selection.describe(), writing=runs.sign_of_life())
     condition = {"$and": [selection.condition(), may]}
     query, entry = selection.document_query(), selection.entry_query()
     if may_query is not None and entry is not None:
@@ -320,6 +347,7 @@ def _decide(
         stages = [map_labels(condition, change), {"$set": {"dirty": seq}}]
         database.ledger().update_many({"run": run, **query}, stages)
     mirroring.mirror_soon(record, database.dataset_of(record))
+    finished(run, seq)
     changed = ledger.count_labels(run, {"action": seq})
     left = {"left as they are": selected - changed} if selected > changed else {}
     return ActionResult(run, seq, event, changed, left)
@@ -345,7 +373,14 @@ def require_review(record: runs.Record) -> None:
             raise IllegalTransition(lots.in_words(record))
         raise IllegalTransition(
             f"run {record['run']} is {record['state']}; labels can be decided only while it is {State.IN_REVIEW.value}"
+            f"{who_decided(record)}"
         )
+
+
+def who_decided(record: runs.Record) -> str:
+    """The end of a sentence for whoever comes too late; empty where nobody has decided."""
+    decision = record.get("decision")
+    return f": {decision['reviewer']} decided to {decision['decision']} it" if decision else ""
 
 
 def not_being_confirmed() -> dict[str, Any]:
@@ -390,6 +425,11 @@ def record_action(record: runs.Record, event: str, actor: str, selector: dict[st
     )
 
 
+def finished(run: str, seq: int) -> None:
+    """Say that an action has written everything, so that it can be taken back."""
+    database.actions().update_one({"run": run, "seq": seq}, {"$unset": {"writing": ""}})
+
+
 def _record_once(run: str, seq: int, event: str, actor: str, selector: dict[str, Any]) -> None:
     """Write down an action of a stage that may be repeated; already there is fine."""
     action = {"event": event, "actor": actor, "selector": selector, "time": database.now(), "undone_by": None}
@@ -412,11 +452,6 @@ def _check_uppermost(run: str, seq: int) -> None:
     )
 
 
-def _count(run: str, selection: Selection, may: Expression) -> int:
-    condition = {"$and": [selection.condition(), may]}
-    return ledger.count_where({"run": run, **selection.document_query()}, condition)
-
-
 def _check_known(run: str, selection: Selection) -> None:
     """Refuse a selection that names classes, labels or samples without labels in the run.
 
@@ -433,9 +468,8 @@ def _check_known(run: str, selection: Selection) -> None:
             f"run {run} has no labels of class {', '.join(lost)}; its classes: {', '.join(known[:30])}"
         )
     wanted = object_ids(selection.label_ids, "label")
-    found: Any = (
-        documents.find({"run": run, "labels._id": {"$in": wanted}}, {"labels._id": 1}) if wanted else []
-    )
+    where = {"run": run, **selection.place_query(), "labels._id": {"$in": wanted}}
+    found: Any = documents.find(where, {"labels._id": 1}) if wanted else []
     there = {entry["_id"] for document in found for entry in document["labels"]}
     lost = [str(i) for i in wanted if i not in there]
     if lost:

@@ -94,8 +94,8 @@ def adopt_drawn(run: str, reviewer: str) -> int:
     Raises:
         IllegalTransition: the run is not in review, or is being confirmed just now.
     """
-    actions.check_person(reviewer)
     record = runs.load(run)
+    actions.check_reviewer(record, reviewer)
     actions.require_review(record)
     dataset = database.dataset_of(record)
     freezing.admit_samples(record, dataset)

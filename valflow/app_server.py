@@ -10,13 +10,14 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from valflow.login import FOR_APP
 from valflow.processes import Child
 from valflow.review_app import link_plugins
 
 LOCAL = "127.0.0.1"
 EXPOSED = (
-    "The App has no login: whoever reaches this address can change labels, and read every file that this user can "
-    "read. Bind it to 127.0.0.1 unless you trust all of that network."
+    "Without a login, whoever reaches this address can change labels, and read every file that this user can read; "
+    "with one, whoever listens on the network can read it. Bind it to 127.0.0.1 unless you trust all of that network."
 )
 
 
@@ -29,6 +30,7 @@ def app_server(
     env: Mapping[str, str | None] | None = None,
     token: str = "",
     cwd: Path | None = None,
+    login: str | None = None,
 ) -> Child:
     """The server, not started yet.
 
@@ -40,8 +42,10 @@ def app_server(
         env: further variables, or those to take away.
         token: mark of the stack that it belongs to.
         cwd: its working directory, where models of one's own are imported from.
+        login: ``user:secret`` that it asks for.
     """
-    command = [sys.executable, "-m", "fiftyone.server.main", "--address", address, "--port", str(port)]
+    command = [sys.executable, "-m", "valflow.serving", "app", "--address", address]
+    command += ["--port", str(port)]
     plugins = {"FIFTYONE_PLUGINS_DIR": str(link_plugins(folder / "plugins"))}
     host = LOCAL if address == "0.0.0.0" else address
     return Child(
@@ -49,7 +53,7 @@ def app_server(
         command,
         log or folder / "logs" / f"app-{port}.log",
         lambda: _answers(f"http://{host}:{port}/fiftyone"),
-        env={**(env or {}), **plugins},
+        env={**(env or {}), **plugins, FOR_APP: login},
         token=token,
         cwd=cwd,
     )
@@ -59,6 +63,6 @@ def _answers(url: str) -> bool:
     import httpx
 
     try:
-        return httpx.get(url, timeout=2.0).status_code == 200
+        return httpx.get(url, timeout=2.0).status_code in (200, 401)  # it may ask for a login
     except httpx.HTTPError:
         return False

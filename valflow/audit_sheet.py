@@ -8,6 +8,7 @@ from typing import Any
 from valflow import audits, completeness, runs
 from valflow.audits import verdicts_of
 from valflow.label_types import box_of, label_type_of
+from valflow.places import inside
 from valflow.report import Tile, draw_contact_sheet
 from valflow.validation import output_folder
 
@@ -52,7 +53,7 @@ def draw_image_sheet(record: runs.Record, audit: audits.Audit, path: Path | None
 
 def _place(record: runs.Record, audit: audits.Audit, path: Path | None, name: str) -> Path:
     if path is None:
-        path = output_folder(record) / f"{name}-{audit['drawn_at']:%Y%m%d-%H%M%S}.png"
+        path = inside(output_folder(record), f"{name}-{audit['drawn_at']:%Y%m%d-%H%M%S}.png")
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
 

@@ -40,10 +40,10 @@ def draw(run: str, reviewer: str, *, size: int | None = None, seed: int | None =
     Raises:
         AuditError: nothing is approved, size or seed are out of range, or the last audit covers it all.
     """
-    actions.check_person(reviewer)
+    record = runs.load(run)
+    actions.check_reviewer(record, reviewer)
     if seed is not None and not 0 <= seed < 2**63:
         raise AuditError(f"expected a seed from 0 to 2^63 - 1, found {seed}")
-    record = runs.load(run)
     actions.require_review(record)
     last = latest(record["run"])
     if last is not None and not needs_draw(record, last):
@@ -131,8 +131,8 @@ def judge(run: str, verdicts: Mapping[int, str], reviewer: str) -> Audit:
     Raises:
         AuditError: there is no draw, a number was not drawn or is judged already, or a verdict is unknown.
     """
-    actions.check_person(reviewer)
     record = runs.load(run)
+    actions.check_reviewer(record, reviewer)
     actions.require_review(record)
     audit = latest(record["run"])
     if audit is None:
@@ -144,6 +144,7 @@ def judge(run: str, verdicts: Mapping[int, str], reviewer: str) -> Audit:
         return audit
     action = actions.judge_labels(record["run"], reviewer, _consequences(record, audit, fresh), audit["_id"])
     record_verdicts(audit, fresh, reviewer, action)
+    actions.finished(record["run"], action)
     if audit["kind"] == CERTIFICATE:
         from valflow.certifying import conclude
 
@@ -226,6 +227,11 @@ def corrected_labels(record: runs.Record, items: Sequence[Mapping[str, Any]]) ->
         for label in label_type.labels_of(sample, staging)
         if label["_id"] in ids and any(label.get(a) != predicted[label["_id"]].get(a) for a in compared)
     }
+
+
+def all_of(run: str) -> list[Audit]:
+    """All draws of a run, of every kind."""
+    return list(database.audits().find({"run": run}))
 
 
 def latest(run: str) -> Audit | None:

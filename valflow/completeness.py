@@ -85,8 +85,8 @@ def judge(run: str, verdicts: Mapping[int, str], reviewer: str) -> Audit:
         AuditError: no images were drawn, a number was not drawn or is judged already, or a verdict is unknown.
         IllegalTransition: the run is not in review.
     """
-    actions.check_person(reviewer)
     record = runs.load(run)
+    actions.check_reviewer(record, reviewer)
     actions.require_review(record)
     audit = current(record["run"])
     fresh = audits.fresh_verdicts(audit, verdicts, VERDICTS)
@@ -102,9 +102,10 @@ def judge(run: str, verdicts: Mapping[int, str], reviewer: str) -> Audit:
         "images": len(fresh),
         "incomplete": len(incomplete),
     }
-    actions.record_action(record, actions.JUDGE_IMAGES, reviewer, selector)
+    actions.record_action(record, actions.JUDGE_IMAGES, reviewer, selector, writing=runs.sign_of_life())
     problem_tags.put_on_samples(record, database.dataset_of(record), MISSING_OBJECT, seq, incomplete)
     audits.record_verdicts(audit, fresh, reviewer, seq)
+    actions.finished(record["run"], seq)
     return current(record["run"])
 
 

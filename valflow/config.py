@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import keyword
 import re
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -108,7 +109,46 @@ class FieldModelConfig(Section):
     field: str = Field(..., min_length=1, description="Field of existing predictions")
 
 
-ModelConfig = Annotated[PythonModelConfig | FieldModelConfig, Field(discriminator="kind")]
+class MergeModelConfig(Section):
+    """What several runs of the dataset found, merged into one."""
+
+    kind: Literal["merge"] = "merge"
+    runs: list[str] = Field(..., min_length=2, description="Keys of the runs, the preferred ones first")
+    strategy: Literal["agreement", "best", "union"] = Field(
+        "agreement",
+        description="agreement: objects that several runs found; union: each object once; "
+        "best: the run with the highest F1 of the class",
+    )
+    labels: Literal["predicted", "approved"] = Field(
+        "predicted", description="predicted: all but what was rejected; approved: as decided"
+    )
+    iou: float = Field(
+        0.5, gt=0.0, le=1.0, strict=True, description="Least overlap of labels that mean the same object"
+    )
+    least_votes: Count | None = Field(
+        None, description="Of agreement: runs that must have found an object; empty wants all"
+    )
+    ground_truth: str | None = Field(
+        None,
+        min_length=1,
+        description="Of best: field of true labels; empty takes what the runs have in common",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> MergeModelConfig:
+        if self.least_votes is not None and self.strategy != "agreement":
+            raise ValueError(f"least_votes belongs to strategy agreement, the strategy is {self.strategy}")
+        if self.least_votes is not None and not 2 <= self.least_votes <= len(self.runs):
+            raise ValueError(
+                f"least_votes: expected 2 to {len(self.runs)}, the number of runs; found {self.least_votes} "
+                "(strategy union keeps what one run alone has found)"
+            )
+        if self.ground_truth is not None and self.strategy != "best":
+            raise ValueError(f"ground_truth belongs to strategy best, the strategy is {self.strategy}")
+        return self
+
+
+ModelConfig = Annotated[PythonModelConfig | FieldModelConfig | MergeModelConfig, Field(discriminator="kind")]
 
 
 class FixedApproval(Section):
@@ -196,7 +236,7 @@ class ReviewConfig(Section):
         True, description="Without review the run decides by policy, once evidence allows it"
     )
     reviewers: list[str] = Field(
-        default_factory=list, description="Who may decide; empty: anybody with a name"
+        default_factory=list, description="Who may act on the run; empty: anybody with a name"
     )
     note: str | None = Field(None, description="Shown to the reviewer")
     remind_after: Duration | None = Field(
@@ -463,6 +503,19 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
+def with_settings(config: LabelingConfig, overrides: Sequence[str]) -> LabelingConfig:
+    """The configuration with ``key.sub=value`` settings that win over it; values are YAML.
+
+    Raises:
+        ConfigError: a setting cannot be read, or the result cannot work.
+    """
+    values = config.model_dump(mode="json", exclude_unset=True)
+    problems = [problem for override in overrides if (problem := _set(values, override))]
+    if problems:
+        raise ConfigError(problems)
+    return config_from_mapping(values)
+
+
 def _set(values: dict[str, Any], override: str) -> str | None:
     """Put one ``KEY=VALUE`` into the settings; returns what is wrong with it."""
     key, equals, text = override.partition("=")
@@ -518,7 +571,7 @@ def _problem(error: dict[str, Any]) -> str:
 
 _KIND_KEYS = {"model": "kind", "approval": "mode"}
 _KINDS: dict[str, dict[str, type[BaseModel]]] = {
-    "model": {"python": PythonModelConfig, "field": FieldModelConfig},
+    "model": {"python": PythonModelConfig, "field": FieldModelConfig, "merge": MergeModelConfig},
     "approval": {"fixed": FixedApproval, "certified": CertifiedApproval, "review_all": ReviewAll},
 }
 _SECTIONS: dict[str, type[BaseModel]] = {

@@ -10,6 +10,7 @@ from typing import Any
 
 from valflow import ledger, runs
 from valflow.label_types import review_type_of
+from valflow.schema_changes import changing
 
 _MOST_BUTTONS = 6
 
@@ -25,14 +26,14 @@ def open_form(record: runs.Record, dataset: Any) -> None:
         "classes": sorted(classes),
         "attributes": [{"name": "tags", "type": "list<str>", "component": "text"}],
     }
-    dataset.reload()
-    dataset.update_label_schema(field, schema)
-    if field not in dataset.active_label_schemas:
-        dataset.activate_label_schemas(field, prepend=True)
+    with changing(dataset):
+        dataset.update_label_schema(field, schema)
+        if field not in dataset.active_label_schemas:
+            dataset.activate_label_schemas(field, prepend=True)
 
 
 def close_form(record: runs.Record, dataset: Any) -> None:
     """Take the form away again; not there is fine."""
-    dataset.reload()
-    if record["staging_field"] in dataset.active_label_schemas:
-        dataset.deactivate_label_schemas(record["staging_field"])
+    with changing(dataset):
+        if record["staging_field"] in dataset.active_label_schemas:
+            dataset.deactivate_label_schemas(record["staging_field"])

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from bson import ObjectId
-from pymongo import ASCENDING, DESCENDING
+from pymongo import ASCENDING, DESCENDING, WriteConcern
 from pymongo.errors import PyMongoError
 
 from valflow.errors import DatabaseError
@@ -23,6 +23,10 @@ LEDGER = "valflow_ledger"
 ACTIONS = "valflow_actions"
 AUDITS = "valflow_audits"
 BATCHES = "valflow_batches"
+LOCKS = "valflow_locks"
+
+# "majority" is the server's own default where there are several, and one is a majority of one.
+JOURNALED = WriteConcern("majority", j=True)
 
 _indexed: set[tuple[Any, str]] = set()
 
@@ -36,7 +40,8 @@ def connection() -> Database[dict[str, Any]]:
     import fiftyone.core.odm as foo
 
     try:
-        db = foo.get_db_conn()
+        # Answered when it is on the disk: what a person was told is done stays done when MongoDB dies.
+        db = foo.get_db_conn().with_options(write_concern=JOURNALED)
         place = (db.client.address, db.name)
         if place not in _indexed:
             _create_indexes(db)
@@ -77,6 +82,11 @@ def audits() -> Collection[dict[str, Any]]:
 def batches() -> Collection[dict[str, Any]]:
     """The labels that a certificate speaks about, in parts, with the scores that they were proposed with."""
     return connection()[BATCHES]
+
+
+def locks() -> Collection[dict[str, Any]]:
+    """Who changes the fields of which dataset right now."""
+    return connection()[LOCKS]
 
 
 def dataset_of(record: dict[str, Any]) -> Any:

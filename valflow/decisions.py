@@ -19,6 +19,7 @@ from valflow import (
     ledger,
     problem_tags,
     runs,
+    schema_changes,
     trail,
 )
 from valflow.errors import DatabaseError, DecisionRefused, IllegalTransition
@@ -78,8 +79,9 @@ def preview(run: str, reviewer: str) -> Preview:
         LabelsVanished: labels are gone from the review field without a recorded rejection.
         CertificateError: the run's certificate does not follow from its verdicts.
         SelectionError: the name is the machine's; labels drawn by hand are taken over under it.
+        DecisionRefused: it is not one of ``review.reviewers``.
     """
-    actions.check_person(reviewer)
+    actions.check_reviewer(runs.load(run), reviewer)
     record = certifying.conclude(run)
     _read_app_edits(record, reviewer)
     claimed = _claim_freeze(record, reviewer)
@@ -102,7 +104,8 @@ def submit(run: str, decision: Decision) -> runs.Record:
     record = runs.load(run)
     _check_reviewer(record, decision)
     if decision.decision == "discard":
-        return discard(run, decision)
+        _check_overruled(record, decision)
+        return discard(run, decision, condition={"decision": record["decision"]})
     record = certifying.conclude(run)
     _read_app_edits(record, decision.reviewer)
     claimed = _claim_freeze(record, decision.reviewer)
@@ -138,20 +141,30 @@ def discard(run: str, decision: Decision, condition: dict[str, Any] | None = Non
         IllegalTransition: the run has ended, or is already being finalized.
     """
     record = runs.load(run)
-    record = runs.transition(
-        record,
-        Event.DISCARD,
-        actor=decision.reviewer,
-        note=decision.note,
-        condition=condition,
-        changes={
-            "decision": _as_document(decision, record),
-            "heartbeat_at": None,
-            **_figures_at_the_end(record),
-        },
-    )
+    try:
+        record = runs.transition(
+            record,
+            Event.DISCARD,
+            actor=decision.reviewer,
+            note=decision.note or decision.override,
+            condition=condition,
+            changes={
+                "decision": _as_document(decision, record),
+                "heartbeat_at": None,
+                "is_cleared": False,
+                **_figures_at_the_end(record),
+            },
+        )
+    except IllegalTransition as refusal:
+        raise IllegalTransition(f"{refusal}{actions.who_decided(runs.load(run))}") from None
+    return clear(record)
+
+
+def clear(record: runs.Record) -> runs.Record:
+    """Take the rest of a discarded run out of its dataset; already gone is fine."""
     drop_staging(record)
-    return record
+    database.runs().update_one({"run": record["run"]}, {"$set": {"is_cleared": True}})
+    return {**record, "is_cleared": True}
 
 
 def _figures_at_the_end(record: runs.Record) -> dict[str, Any]:
@@ -165,16 +178,18 @@ def _figures_at_the_end(record: runs.Record) -> dict[str, Any]:
 
 def drop_staging(record: runs.Record) -> None:
     """Remove the review field of a run that has ended; already gone is fine, and so is another run that uses it."""
-    now = runs.find_open(record["dataset_id"], record["label_field"])
-    if now is not None and now["run"] != record["run"]:
-        return
     try:
         dataset = database.dataset_of(record)
     except DatabaseError:
         return
-    dataset.reload()
-    if dataset.has_field(record["staging_field"]):
-        dataset.delete_sample_field(record["staging_field"])
+    if not schema_changes.is_declared(dataset, record["staging_field"]):
+        return
+    with schema_changes.changing(dataset):
+        # Looked at while no run can declare its own.
+        now = runs.find_open(record["dataset_id"], record["label_field"])
+        is_used = now is not None and now["run"] != record["run"]
+        if not is_used and dataset.has_field(record["staging_field"]):
+            dataset.delete_sample_field(record["staging_field"])
 
 
 def reopen(
@@ -198,7 +213,6 @@ def _read_app_edits(record: runs.Record, reviewer: str) -> None:
 
 def _check_reviewer(record: runs.Record, decision: Decision) -> None:
     reviewer = decision.reviewer.strip()
-    allowed = record["config"]["review"]["reviewers"]
     if decision.via != actions.POLICY and reviewer.lower() in actions.MACHINE:
         raise DecisionRefused(
             f"{reviewer!r} is the name of the machine in every record; give a person's name"
@@ -207,8 +221,18 @@ def _check_reviewer(record: runs.Record, decision: Decision) -> None:
         raise DecisionRefused(
             "a decision needs the name of its reviewer: --reviewer NAME or VALFLOW_REVIEWER"
         )
-    if allowed and reviewer not in allowed and decision.via != actions.POLICY:
-        raise DecisionRefused(f"{reviewer!r} may not decide this run; its reviewers are {', '.join(allowed)}")
+    if decision.via != actions.POLICY:
+        actions.check_reviewer(record, reviewer)
+
+
+def _check_overruled(record: runs.Record, decision: Decision) -> None:
+    """Whoever throws away what a colleague has just confirmed must know it."""
+    is_decided = record["state"] in (State.REVIEWED.value, State.VALIDATED.value)
+    if is_decided and not (decision.override or "").strip():
+        raise DecisionRefused(
+            f"run {record['run']} is {record['state']}{actions.who_decided(record)}; "
+            "to throw that away all the same, give a reason with --override"
+        )
 
 
 def _check_decision(record: runs.Record, decision: Decision, frozen: Preview) -> None:
@@ -236,6 +260,7 @@ def _accept(record: runs.Record, decision: Decision, frozen: Preview) -> runs.Re
     time = database.now()
     opened = runs.aware(record["review"]["opened_at"])
     audit = audits.latest(record["run"])
+    document = _as_document(decision, record, frozen.digest)
     counts = {
         **record["counts"],
         **ledger.label_counts(frozen.class_table),
@@ -250,12 +275,15 @@ def _accept(record: runs.Record, decision: Decision, frozen: Preview) -> runs.Re
             "labels": frozen.labels,
             "samples": frozen.samples,
             "digest": frozen.digest,
-            "sealed": trail.seal(actions.history_of(record["run"]), record["action_seq"]),
+            "sealed": {
+                **trail.seal(actions.history_of(record["run"]), record["action_seq"]),
+                **trail.seal_decision(record, document, audits.all_of(record["run"])),
+            },
         },
         condition={"freezing.token": record["freezing"]["token"]},
         changes={
             "freezing": None,
-            "decision": _as_document(decision, record, frozen.digest),
+            "decision": document,
             "frozen": {
                 "token": frozen.token,
                 "digest": frozen.digest,
@@ -316,10 +344,9 @@ def _claim_freeze(record: runs.Record, reviewer: str) -> runs.Record:
         raise IllegalTransition(
             f"run {current['run']} is being confirmed by {who} just now; try again in a moment"
         )
-    decision = current.get("decision")
-    said = f": {decision['reviewer']} decided to {decision['decision']} it" if decision else ""
     raise IllegalTransition(
-        f"run {current['run']} is not waiting for a decision, it is {current['state']}{said}"
+        f"run {current['run']} is not waiting for a decision, it is {current['state']}"
+        f"{actions.who_decided(current)}"
     )
 
 

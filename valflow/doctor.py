@@ -26,9 +26,10 @@ from valflow import (
     trail,
     worker,
 )
-from valflow.config import LabelingConfig, PythonModelConfig
+from valflow.config import LabelingConfig, MergeModelConfig, PythonModelConfig
 from valflow.database import RUNS
 from valflow.errors import ConfigError, StackError
+from valflow.login import login_file
 from valflow.processes import is_port_taken
 from valflow.schedules import POOL, REMIND_REVIEWER
 from valflow.stack import STANDARD_PORTS
@@ -83,6 +84,7 @@ def diagnose(home: Path | None = None, config: LabelingConfig | None = None) -> 
         _database(home),
         *_trails(home),
         *_folders(home, config),
+        *_login(home),
         _plugin(home),
         *_prefect(home),
         *_ports(home),
@@ -235,6 +237,15 @@ def _folders(home: Path, config: LabelingConfig | None) -> list[Finding]:
     return findings or [Finding("folders", True, f"writable: {named}; {free / 1e9:.0f} GB free")]
 
 
+def _login(home: Path) -> list[Finding]:
+    """Whether the secret of a home that has one is still one."""
+    try:
+        login = homes.login_for(home)
+    except StackError as error:
+        return [Finding("login", False, str(error), "valflow up --secure --new-secret")]
+    return [Finding("login", True, f"in {login_file(homes.state_folder(home))}")] if login else []
+
+
 def _prefect(home: Path) -> list[Finding]:
     try:
         api = prefect_api.api_url(home)
@@ -309,7 +320,14 @@ def _plugin(home: Path) -> Finding:
     app = os.environ.get("VALFLOW_APP_URL") or homes.environment(home).get("VALFLOW_APP_URL")
     if app is None:
         return Finding("plugin", True, f"{review_app.PLUGIN} {found}", "`valflow review RUN` opens it")
-    seen = review_app.version_in(app)
+    try:
+        login = homes.login_for(home)
+    except StackError:  # told by the check of the login
+        return Finding(
+            "plugin", True, f"{review_app.PLUGIN} {found}; the App was not asked without its login"
+        )
+    is_own = app == homes.environment(home).get("VALFLOW_APP_URL")
+    seen = review_app.version_in(app, login if is_own else None)
     if seen == __version__:
         return Finding("plugin", True, f"{review_app.PLUGIN} {seen} in the App at {app}")
     detail = f"expected {review_app.PLUGIN} {__version__} in the App at {app}, found {seen or 'none'}"
@@ -353,6 +371,8 @@ def _ports(home: Path) -> list[Finding]:
 def _model(home: Path, config: LabelingConfig) -> Finding:
     from valflow.models.python import open_python
 
+    if isinstance(config.model, MergeModelConfig):
+        return Finding("model", True, f"predictions of {', '.join(config.model.runs)}; nothing to import")
     if not isinstance(config.model, PythonModelConfig):
         return Finding("model", True, f"predictions of the field {config.model.field!r}; nothing to import")
     sys.path.insert(0, str(home))  # as in a flow run

@@ -5,6 +5,7 @@ ValflowError
 ├── RunNotFound          no run of that key
 ├── RunBusy              another run of the dataset and field is open, or another process holds this one
 ├── IllegalTransition    an event that the run's state does not allow
+├── RecordTooNew         a run's record was written by a newer valflow
 ├── StaleAttempt         this process was given up for dead and may not write any more
 ├── SelectionError       a selection of labels that is empty or names what does not exist
 ├── AuditError           a draw or a verdict that cannot be accepted
@@ -17,6 +18,7 @@ ValflowError
 ├── RollbackRefused      a rollback without the name, the state or the digest it needs
 ├── EvaluationError      the evaluation cannot be computed or would replace somebody else's
 ├── ExportError          the export failed, or differs from the dataset when read back
+├── OutsideFolder        a file would land outside the folder that was chosen for it
 ├── DatabaseError        the database cannot be reached or used
 └── StackError           a server, worker or other child process did not start or answer
 """
@@ -56,6 +58,10 @@ class RunBusy(ValflowError):
 
 class IllegalTransition(ValflowError):
     """The run's state does not allow this event."""
+
+
+class RecordTooNew(ValflowError):
+    """A newer valflow wrote this run's record."""
 
 
 class StaleAttempt(ValflowError):
@@ -108,6 +114,10 @@ class EvaluationError(ValflowError):
 
 class ExportError(ValflowError):
     """An export failed, or differs from the dataset when it is read back."""
+
+
+class OutsideFolder(ValflowError):
+    """A file would land outside the folder that was chosen for it."""
 
 
 class DatabaseError(ValflowError):

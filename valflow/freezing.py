@@ -61,24 +61,29 @@ def check_room(record: runs.Record, dataset: Any, token: str) -> None:
             )
 
 
-def digest_of(record: runs.Record, token: str) -> tuple[str, int, int]:
+def digest_of(record: runs.Record, token: str, documents: Any = None) -> tuple[str, int, int]:
     """``(digest, labels, samples)`` of a frozen approval set.
 
     SHA-256 over the digest of the certificate, where the run has one, and the raw BSON of the labels in order of
     sample ids: who confirms a set confirms what was proven about it.
+
+    Args:
+        record: the run.
+        token: of the freeze.
+        documents: the collection; None takes the ledger of this process's database.
     """
-    run = record["run"]
+    run, documents = record["run"], database.ledger() if documents is None else documents
     sha = hashlib.sha256(((record.get("certificate") or {}).get("digest") or "").encode())
     frozen = {"$match": {"run": run, "frozen.token": token, "frozen.labels.0": {"$exists": True}}}
     count = {"$size": "$frozen.labels"}
     content = {"_id": 0, "n": count, "sample_id": 1, "labels": "$frozen.labels"}
     # Documents follow one another whatever the batches are; to look into them would cost four times as much.
-    for batch in database.ledger().aggregate_raw_batches(
+    for batch in documents.aggregate_raw_batches(
         [frozen, {"$sort": {"sample_id": 1}}, {"$project": content}], allowDiskUse=True
     ):
         sha.update(batch)
     total = {"$group": {"_id": None, "labels": {"$sum": count}, "samples": {"$sum": 1}}}
-    for counted in database.ledger().aggregate([frozen, total]):
+    for counted in documents.aggregate([frozen, total]):
         return sha.hexdigest(), counted["labels"], counted["samples"]
     return sha.hexdigest(), 0, 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from dataclasses import asdict, dataclass, field
@@ -11,6 +12,8 @@ from typing import Literal
 import psutil
 
 from valflow.errors import StackError
+from valflow.login import FOR_CLIENTS, read_login
+from valflow.quiet import be_quiet
 
 # own: a MongoDB in the home's folder. default: what FiftyOne uses here without us.
 Database = Literal["own", "default"]
@@ -37,6 +40,7 @@ def enter_home() -> dict[str, str]:
             f"and models, found {folder!r}; set it and start the worker again"
         )
     os.chdir(folder)
+    be_quiet()
     return {"directory": folder}
 
 
@@ -54,6 +58,7 @@ class Record:
     created: float = 0.0  # start time of that process: a process id alone may belong to somebody else by now
     is_ready: bool = False
     database: Database = "default"
+    is_secure: bool = False  # its servers ask for the login
     ports: dict[str, int] = field(default_factory=dict)
     addresses: dict[str, str] = field(default_factory=dict)  # environment variables for other commands
 
@@ -81,11 +86,39 @@ def read_record(home: Path) -> Record:
 def environment(home: Path) -> dict[str, str]:
     """Variables that lead a process to the stack that runs in ``home``; empty where none runs.
 
-    Holds PREFECT_API_URL, PREFECT_HOME, VALFLOW_HOME, VALFLOW_APP_URL (with an App), and, unless the stack
-    uses FiftyOne's embedded database, FIFTYONE_DATABASE_URI. Apply it before fiftyone or prefect is imported.
+    Holds PREFECT_API_URL, PREFECT_HOME, VALFLOW_HOME, VALFLOW_APP_URL (with an App), FIFTYONE_DATABASE_URI unless
+    the stack uses FiftyOne's embedded database, and PREFECT_API_AUTH_STRING where its servers ask for a login that
+    can be read. Apply it before fiftyone or prefect is imported.
     """
     record = read_record(home)
-    return dict(record.addresses) if record.is_running and record.is_ready else {}
+    if not (record.is_running and record.is_ready):
+        return {}
+    login = None
+    if record.is_secure:
+        # Work on labels goes on without it; who asks Prefect is told what is wrong.
+        with contextlib.suppress(StackError):
+            login = read_login(state_folder(home))
+    return {**record.addresses, **({FOR_CLIENTS: login} if login else {})}
+
+
+def join(home: Path) -> None:
+    """Let this process use database and Prefect of the stack that runs in ``home``, where nothing else is set."""
+    found = environment(home)
+    login = found.pop(FOR_CLIENTS, None)
+    # The login belongs to this stack's server; no other one is told of it.
+    if login and os.environ.get("PREFECT_API_URL", found["PREFECT_API_URL"]) == found["PREFECT_API_URL"]:
+        os.environ[FOR_CLIENTS] = login
+    for name, value in found.items():
+        os.environ.setdefault(name, value)
+
+
+def login_for(home: Path) -> str | None:
+    """The login of the servers of ``home``; None where they ask for none.
+
+    Raises:
+        StackError: it cannot be read, or others can read it.
+    """
+    return read_login(state_folder(home)) if read_record(home).is_secure else None
 
 
 def write_record(home: Path, record: Record) -> None:

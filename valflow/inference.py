@@ -10,9 +10,9 @@ from typing import Any
 from bson import ObjectId
 from pymongo import UpdateOne
 
-from valflow import collector, database, ledger, masks, runs
+from valflow import collector, database, intake, ledger, masks, runs, schema_changes
 from valflow.choosing_types import chosen_type
-from valflow.config import LabelingConfig, ModelConfig
+from valflow.config import LabelingConfig, MergeModelConfig, ModelConfig
 from valflow.errors import InferenceFailed, StaleAttempt
 from valflow.label_types import (
     BY_FIELD_CLASS,
@@ -24,6 +24,7 @@ from valflow.label_types import (
     review_type_of,
 )
 from valflow.models import open_model
+from valflow.models.merge import open_merge
 from valflow.states import Event, State, is_past
 
 MAX_SHARDS = 100
@@ -46,6 +47,9 @@ def find_targets(dataset: Any, config: LabelingConfig, earlier_runs: Sequence[st
     if target.tags:
         view = view.match_tags(target.tags)
     ids = [ObjectId(i) for i in dict.fromkeys(view.values("id"))]
+    if isinstance(config.model, MergeModelConfig):
+        known = open_merge(config.model).samples()
+        ids = [i for i in ids if i in known]
     if target.only == "new":
         seen = ledger.seen_samples(earlier_runs)
         ids = [i for i in ids if i not in seen]
@@ -77,7 +81,8 @@ def open_shards(
     size = choose_shard_size(len(targets), config)
     shards = ledger.open_targets(record["run"], targets, size)
     if targets:
-        declare_field(dataset, record["staging_field"], review_type_of(record))
+        with schema_changes.changing(dataset):
+            declare_field(dataset, record["staging_field"], review_type_of(record))
     runs.update(fence, {"target": {"samples": len(targets), "shards": shards, "shard_size": size}})
     return runs.load(record["run"])
 
@@ -156,7 +161,8 @@ def finish_inference(record: runs.Record) -> runs.Record:
     total, failed = sum(by_status.values()), by_status.get(ledger.FAILED, 0)
     counts = {"samples": total, "failed_samples": failed, "empty_samples": by_status.get(ledger.EMPTY, 0)}
     failures = _describe_failures(record)
-    runs.update(runs.fence_of(record), {"counts": counts, "failed": failures})
+    changes = {"counts": counts, "failed": failures, "intake": ledger.noted_counts(record["run"])}
+    runs.update(runs.fence_of(record), changes)
     if total and failed / total > config.max_failed_share:
         # Another try must look at them again.
         database.ledger().delete_many({"run": record["run"], "status": ledger.FAILED})
@@ -221,42 +227,43 @@ def _write_batch(
 ) -> dict[str, int]:
     # The model may have taken long: somebody else may be at work by now.
     runs.require(runs.fence_of(record), State.CREATED)
+    if not schema_changes.is_declared(dataset, record["staging_field"]):
+        raise InferenceFailed(
+            f"the review field {record['staging_field']!r} was deleted or renamed while run {record['run']} was "
+            f"labelling {record['dataset']}. `valflow discard {record['run']}`, and start again"
+        )
     classes = None if config.classes is None else frozenset(config.classes)
     label_type = label_type_of(record)
     outcomes: list[tuple[ObjectId, str, str | None]] = []
     failed: list[ObjectId] = []
     found: dict[ObjectId, list[LabelDict]] = {}
-
-    def fail(sample_id: ObjectId, reason: str) -> None:
-        outcomes.append((sample_id, ledger.FAILED, reason))
-        failed.append(sample_id)
-
+    noted: dict[ObjectId, dict[str, int]] = {}
+    samples = database.samples_of(dataset)
+    sizes = intake.large_samples(samples, sample_ids)
     for sample_id, prediction in zip(sample_ids, predictions, strict=True):
-        if isinstance(prediction, Exception):
-            fail(sample_id, str(prediction))
+        labels: list[LabelDict] = []
+        problem: Exception | str | None = prediction if isinstance(prediction, Exception) else None
+        if not isinstance(prediction, Exception):
+            usable, odd = intake.take_in(prediction, label_type)
+            labels = candidates(
+                usable,
+                record["run"],
+                sample_id,
+                min_confidence=config.min_confidence,
+                classes=classes,
+                label_type=label_type,
+            )
+            if config.mask_dir is not None:
+                labels, problem = masks.in_files(labels, Path(config.mask_dir), record["run"])
+            noted[sample_id] = odd + intake.left_out(usable, labels, config.min_confidence)
+            problem = problem or intake.why_not_storable(labels, sizes.get(sample_id, 0))
+        if problem is not None:
+            outcomes.append((sample_id, ledger.FAILED, str(problem)))
+            failed.append(sample_id)
             continue
-        labels = candidates(
-            prediction,
-            record["run"],
-            sample_id,
-            min_confidence=config.min_confidence,
-            classes=classes,
-            label_type=label_type,
-        )
-        if config.mask_dir is not None:
-            try:
-                labels = masks.write_to_files(labels, Path(config.mask_dir) / record["run"])
-            except ValueError as error:
-                fail(sample_id, str(error))
-                continue
         outcomes.append((sample_id, ledger.LABELLED if labels else ledger.EMPTY, None))
         if labels:
             found[sample_id] = labels
-    samples = database.samples_of(dataset)
-    for sample_id, reason in (masks.do_not_fit(samples, found) if label_type.has_boxes else {}).items():
-        del found[sample_id]
-        outcomes.remove((sample_id, ledger.LABELLED, None))
-        fail(sample_id, reason)
     if failed:
         samples.update_many(
             {"_id": {"$in": failed}},
@@ -267,7 +274,7 @@ def _write_batch(
         {"_id": done, "tags": INFERENCE_FAILED},
         {"$pull": {"tags": INFERENCE_FAILED}, "$currentDate": {"last_modified_at": True}},
     )
-    ledger.account(record["run"], outcomes, _stage(record, samples, found))
+    ledger.account(record["run"], outcomes, _stage(record, samples, found), noted)
     return {s: sum(o[1] == s for o in outcomes) for s in (ledger.LABELLED, ledger.EMPTY, ledger.FAILED)}
 
 

@@ -31,6 +31,8 @@ _WRITE_BATCH = 1000
 _DUPLICATE = 11000
 _CLASSES_AT_ONCE = 100
 _STATES_AT_ONCE = 20
+# What a decision replaces, and an undo brings back.
+_REMEMBERED = ("state", "action", "invalid")
 
 
 def open_targets(run: str, sample_ids: Sequence[ObjectId], shard_size: int, first: int = 0) -> int:
@@ -66,6 +68,7 @@ def account(
     run: str,
     outcomes: Iterable[tuple[ObjectId, str, str | None]],
     predictions: Mapping[ObjectId, Sequence[LabelDict]] | None = None,
+    noted: Mapping[ObjectId, Mapping[str, int]] | None = None,
 ) -> None:
     """Record what became of samples, with their labels, undecided.
 
@@ -75,10 +78,12 @@ def account(
         run: key of the run.
         outcomes: ``(sample_id, status, reason)``.
         predictions: the labels that were staged, by sample.
+        noted: what was odd about the labels of a sample, counted by the keys of ``intake.WORDS``.
     """
     documents = [
         {"run": run, "sample_id": sample_id, "status": status, "reason": reason}
         | _entered((predictions or {}).get(sample_id, ()))
+        | ({"noted": dict(odd)} if (odd := (noted or {}).get(sample_id)) else {})
         for sample_id, status, reason in outcomes
     ]
     if not documents:
@@ -110,6 +115,19 @@ def status_counts(run: str) -> dict[str, int]:
     seen = sum(n for status, n in counts.items() if status != DRAWN)
     waiting = sum(len(shard["sample_ids"]) for shard in shards(run)) - seen
     return {**counts, PENDING: waiting} if waiting > 0 else counts
+
+
+def noted_counts(run: str) -> dict[str, int]:
+    """What was odd about the predictions of a run, by the keys of ``intake.WORDS``."""
+    groups = database.ledger().aggregate(
+        [
+            {"$match": {"run": run, "noted": {"$exists": True}}},
+            {"$project": {"_id": 0, "n": {"$objectToArray": "$noted"}}},
+            {"$unwind": "$n"},
+            {"$group": {"_id": "$n.k", "n": {"$sum": "$n.v"}}},
+        ]
+    )
+    return {g["_id"]: g["n"] for g in groups}
 
 
 def failed_samples(run: str, limit: int = 1000) -> list[dict[str, Any]]:
@@ -169,16 +187,6 @@ def state_change(state: str, action: int, *also: str) -> Expression:
     return {"state": state, "action": action, "prev": {"$concatArrays": [[previous], "$$l.prev"]}}
 
 
-def state_restored(action: int, undo: int) -> Expression:
-    """The entry as it was before ``action``, its last one; ``returned`` remembers when the action held."""
-    rest = {"$slice": ["$$l.prev", 1, {"$max": [1, {"$size": "$$l.prev"}]}]}
-    back = {
-        "prev": {"$cond": [{"$gt": [{"$size": "$$l.prev"}, 1]}, rest, []]},
-        "returned": {"$concatArrays": [{"$ifNull": ["$$l.returned", []]}, [{"of": action, "at": undo}]]},
-    }
-    return {"$mergeObjects": [{"$first": "$$l.prev"}, back]}
-
-
 def decide(
     run: str, query: Mapping[str, Any], chosen: Expression, entry: Mapping[str, Any], state: str, action: int
 ) -> None:
@@ -195,21 +203,11 @@ def decide(
         state: the new state.
         action: the action that brings them there.
     """
-    entries = {"$filter": {"input": "$labels", "as": "l", "cond": chosen}}
-    was = {"$map": {"input": entries, "as": "l", "in": {"state": "$$l.state", "action": "$$l.action"}}}
-    found = database.ledger().aggregate(
-        [
-            {"$match": {"run": run, **query}},
-            {"$group": {"_id": {"$setUnion": [was]}}},
-            {"$unwind": "$_id"},
-            {"$group": {"_id": "$_id"}},
-        ]
-    )
-    previous = [{"state": g["_id"]["state"], "action": g["_id"]["action"]} for g in found]
-    for start in range(0, len(previous), _STATES_AT_ONCE):
+    was = {"state": "$$l.state", "action": "$$l.action"}
+    for part in _different({"run": run, **query}, chosen, was):
         change: dict[str, Any] = {"dirty": action}
         stack, filters = {}, []
-        for number, before in enumerate(previous[start : start + _STATES_AT_ONCE]):
+        for number, before in enumerate(part):
             name = f"l{number}"
             change |= {f"labels.$[{name}].state": state, f"labels.$[{name}].action": action}
             stack[f"labels.$[{name}].prev"] = {"$each": [before], "$position": 0}
@@ -220,14 +218,41 @@ def decide(
 
 
 def restore(run: str, action: int, undo: int) -> None:
-    """Bring the entries of an action, their last one, back to what they were."""
-    database.ledger().update_many(
-        {"run": run, "labels.action": action},
+    """Bring the entries of an action, their last one, back to what they were.
+
+    ``returned`` remembers when the action held. As in ``decide``, the few different states come first.
+    """
+    query = {"run": run, "labels.action": action}
+    for part in _different(query, {"$eq": ["$$l.action", action]}, {"$first": "$$l.prev"}):
+        change: dict[str, Any] = {"dirty": undo}
+        popped, returned, filters = {}, {}, []
+        for number, before in enumerate(part):
+            name = f"l{number}"
+            change |= {f"labels.$[{name}].{key}": value for key, value in before.items()}
+            popped[f"labels.$[{name}].prev"] = -1
+            returned[f"labels.$[{name}].returned"] = {"of": action, "at": undo}
+            same = {f"prev.0.{key}": before.get(key, {"$exists": False}) for key in _REMEMBERED}
+            filters.append(array_filter(name, {"action": action, **same}))
+        database.ledger().update_many(
+            query, {"$set": change, "$pop": popped, "$push": returned}, array_filters=filters
+        )
+
+
+def _different(query: Mapping[str, Any], chosen: Expression, what: Expression) -> Iterator[list[Any]]:
+    """The different values of ``what`` among the chosen entries (``$$l``), in parts for one update each."""
+    entries = {"$filter": {"input": "$labels", "as": "l", "cond": chosen}}
+    values = {"$map": {"input": entries, "as": "l", "in": what}}
+    found = database.ledger().aggregate(
         [
-            map_labels({"$eq": ["$$l.action", action]}, state_restored(action, undo)),
-            {"$set": {"dirty": undo}},
-        ],
+            {"$match": dict(query)},
+            {"$group": {"_id": {"$setUnion": [values]}}},
+            {"$unwind": "$_id"},
+            {"$group": {"_id": "$_id"}},
+        ]
     )
+    different = [group["_id"] for group in found]
+    for start in range(0, len(different), _STATES_AT_ONCE):
+        yield different[start : start + _STATES_AT_ONCE]
 
 
 def array_filter(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -275,6 +300,23 @@ def count_where(query: dict[str, Any], condition: Expression | bool) -> int:
         database.ledger().aggregate([{"$match": query}, {"$group": {"_id": None, "n": {"$sum": size}}}])
     )
     return groups[0]["n"] if groups else 0
+
+
+def count_both(query: dict[str, Any], condition: Expression, also: Expression) -> tuple[int, int]:
+    """Number of entries for which ``condition`` holds, and of those for which ``also`` does; see ``count_where``."""
+    entries = {"$filter": {"input": "$labels", "as": "l", "cond": condition}}
+    sizes = {
+        "$let": {
+            "vars": {"chosen": entries},
+            "in": {
+                "n": {"$size": "$$chosen"},
+                "both": {"$size": {"$filter": {"input": "$$chosen", "as": "l", "cond": also}}},
+            },
+        }
+    }
+    total = {"$group": {"_id": None, "n": {"$sum": "$s.n"}, "both": {"$sum": "$s.both"}}}
+    groups = list(database.ledger().aggregate([{"$match": query}, {"$project": {"s": sizes}}, total]))
+    return (groups[0]["n"], groups[0]["both"]) if groups else (0, 0)
 
 
 def class_table(run: str, thresholds: dict[str, Any] | None = None) -> list[dict[str, Any]]:

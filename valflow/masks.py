@@ -1,4 +1,4 @@
-"""Masks of instances: where they are kept, whether they fit there, and what they look like in the whole image.
+"""Masks of instances: where they are kept, and what they look like in the whole image.
 
 A mask is a picture of its label's box. FiftyOne keeps it inside the label (``mask``, compressed), or as an image
 file (``mask_path``). Labels of a sample lie in one document of the database, in the review field and in the
@@ -7,26 +7,21 @@ ledger, which MongoDB bounds at 16 MB: large masks need files.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bson import ObjectId
 from numpy.typing import NDArray
 from PIL import Image
 
 from valflow.label_types import LabelDict, box_of
+from valflow.places import inside, write_inside
 
 Mask = NDArray[np.bool_]
 Rle = dict[str, Any]
 
-# The ledger keeps them as predicted and as decided, beside what else it knows.
-MOST_BYTES = 5 * 1024 * 1024
-# A sample keeps them under review and, for a moment, as final labels, too.
-MOST_SAMPLE_BYTES = 15 * 1024 * 1024
-# Fewer bytes than these fit into any document that anybody could still read.
-_SURE_TO_FIT = 64 * 1024
 # Where nothing tells how large an image is, masks are compared on a canvas of this many pixels.
 CANVAS = (1024, 1024)
 
@@ -92,33 +87,19 @@ def write_to_files(labels: Sequence[LabelDict], folder: Path) -> list[LabelDict]
             continue
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{label['_id']}.png"
-        Image.fromarray(mask.astype(np.uint8) * 255).save(path)
+        picture = io.BytesIO()
+        Image.fromarray(mask.astype(np.uint8) * 255).save(picture, "PNG")
+        write_inside(path, picture.getvalue())
         moved.append({**{k: v for k, v in label.items() if k != "mask"}, "mask_path": str(path)})
     return moved
 
 
-def do_not_fit(samples: Any, found: Mapping[ObjectId, Sequence[LabelDict]]) -> dict[ObjectId, str]:
-    """Samples whose documents could not hold the masks of their labels, with the reason.
-
-    Args:
-        samples: the collection of raw samples.
-        found: labels by sample.
-    """
-    sizes = {i: sum(len(label.get("mask") or b"") for label in labels) for i, labels in found.items()}
-    large = {i: size for i, size in sizes.items() if size > _SURE_TO_FIT}
-    if not large:
-        return {}
-    reasons = {}
-    look = [{"$match": {"_id": {"$in": list(large)}}}, {"$project": {"size": {"$bsonSize": "$$ROOT"}}}]
-    for document in samples.aggregate(look):
-        size, other = large[document["_id"]], document["size"]
-        if size > MOST_BYTES or other + 2 * size > MOST_SAMPLE_BYTES:
-            reasons[document["_id"]] = (
-                f"its masks take {size / 2**20:.1f} MB, and the sample takes {other / 2**20:.1f} MB without them; "
-                f"at most {MOST_BYTES / 2**20:.0f} MB of masks, and {MOST_SAMPLE_BYTES / 2**20:.0f} MB with them "
-                "twice, fit into a document. Set mask_dir: then they stand in files"
-            )
-    return reasons
+def in_files(labels: list[LabelDict], folder: Path, run: str) -> tuple[list[LabelDict], str | None]:
+    """Labels of a run with their masks in files below a folder, or the reason why one cannot be read."""
+    try:
+        return write_to_files(labels, inside(folder, run)), None
+    except ValueError as error:
+        return labels, str(error)
 
 
 def canvas_of(width: float | None, height: float | None) -> tuple[int, int]:

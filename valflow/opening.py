@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from valflow import database, decisions, lots, preflight, runs
+from valflow import decisions, lots, preflight, runs
 from valflow.choosing_types import chosen_type
 from valflow.config import LabelingConfig
 from valflow.errors import RunBusy
@@ -86,9 +86,7 @@ def prepare(record: runs.Record, dataset: Any) -> runs.Record:
 def _find_own(config: LabelingConfig, flow_run_id: str | None) -> runs.Record | None:
     if config.run_key is not None:
         # One of another dataset is left to the preflight check, which says whose key it is.
-        return database.runs().find_one(
-            {"run": config.run_key, "dataset": config.dataset, "label_field": config.label_field}
-        )
+        return runs.find(run=config.run_key, dataset=config.dataset, label_field=config.label_field)
     return None if flow_run_id is None else runs.find_by_flow_run(flow_run_id)
 
 

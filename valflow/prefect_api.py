@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from valflow import homes
 from valflow.config import LabelingConfig
 from valflow.errors import ConfigError, StackError
+from valflow.login import FOR_CLIENTS
 
 if TYPE_CHECKING:
     import httpx
@@ -24,6 +25,7 @@ NO_SERVER = "Start one with `valflow up`, or set PREFECT_API_URL to the one that
 
 # Prefect on SQLite answers 503 while another request writes, most of all right after a change of state.
 BUSY = frozenset({429, 502, 503})
+_logins: dict[str, str] = {}  # by address of the API
 BACK_OFF = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 3.2)  # seconds; 9.5 in all
 
 
@@ -295,7 +297,7 @@ def call(
 
     api = api or api_url()
     try:
-        with httpx.Client(timeout=15.0, **_credentials()) as client:
+        with httpx.Client(timeout=15.0, **_credentials(api)) as client:
             answer = client.request(method, api + path, json=body)
             for pause in BACK_OFF:
                 if answer.status_code not in BUSY:
@@ -304,18 +306,37 @@ def call(
                 answer = client.request(method, api + path, json=body)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise StackError(f"no Prefect server answers at {api} ({error}). {NO_SERVER}.") from error
+    if answer.status_code == 401:
+        raise StackError(
+            f"the Prefect server at {api} asks for a login: work in the folder (or VALFLOW_HOME) of its "
+            f"`valflow up --secure`, or set {FOR_CLIENTS}=user:password"
+        )
     if answer.status_code >= 400 and answer.status_code not in accept:
         raise StackError(f"Prefect at {api} refused {method} {path}: {answer.status_code}, {_detail(answer)}")
     return answer
 
 
-def _credentials() -> dict[str, Any]:
+def use_login(api: str, login: str | None) -> None:
+    """Let calls of this process to one API bring this login, ``user:secret``."""
+    _logins.pop(api, None)
+    if login:
+        _logins[api] = login
+
+
+def _credentials(api: str) -> dict[str, Any]:
     # The two ways that Prefect itself knows: basic authentication of an own server, the key of a hosted one.
-    user, colon, password = os.environ.get("PREFECT_API_AUTH_STRING", "").partition(":")
+    login = _logins.get(api) or os.environ.get(FOR_CLIENTS) or _login_of_home(api)
+    user, colon, password = (login or "").partition(":")
     if colon:
         return {"auth": (user, password)}
     key = os.environ.get("PREFECT_API_KEY")
     return {"headers": {"Authorization": f"Bearer {key}"}} if key else {}
+
+
+def _login_of_home(api: str) -> str | None:
+    home = homes.home()
+    is_ours = homes.read_record(home).addresses.get("PREFECT_API_URL") == api
+    return homes.login_for(home) if is_ours else None
 
 
 def _detail(answer: httpx.Response) -> str:

@@ -10,9 +10,15 @@ from typing import Any
 
 from valflow import database
 from valflow.choosing_types import chosen_type, field_kind, noted_type
-from valflow.config import CertifiedApproval, FieldModelConfig, FixedApproval, LabelingConfig
+from valflow.config import (
+    CertifiedApproval,
+    FieldModelConfig,
+    FixedApproval,
+    LabelingConfig,
+    MergeModelConfig,
+)
 from valflow.errors import ConfigError, EvaluationError
-from valflow.label_types import BY_FIELD_CLASS, LabelType
+from valflow.label_types import BY_FIELD_CLASS, DETECTIONS, LabelType
 from valflow.models import open_model
 from valflow.promotion import field_identity
 
@@ -23,6 +29,7 @@ _UNSUPPORTED_MEDIA = {
     "group": "its samples come in slices, and FiftyOne reads and saves only the active one",
     "3d": "detections in space have no box in an image",
     "point-cloud": "detections in space have no box in an image",
+    "unknown": "FiftyOne does not know images by these file names; give the files their usual endings",
 }
 
 _UNSUPPORTED_KINDS = {
@@ -62,8 +69,8 @@ def check(config: LabelingConfig, more_problems: Sequence[str] = ()) -> Any:
         raise ConfigError([f"dataset: {_unknown('dataset', config.dataset, fo.list_datasets())}", *problems])
     dataset = fo.load_dataset(config.dataset)
     dataset.reload()
-    if dataset.media_type in _UNSUPPORTED_MEDIA:
-        reason = _UNSUPPORTED_MEDIA[dataset.media_type]
+    if dataset.media_type not in ("image", None):
+        reason = _UNSUPPORTED_MEDIA.get(dataset.media_type, "only images can be labelled")
         problems.insert(
             0,
             f"dataset: expected images, {config.dataset!r} holds media of type {dataset.media_type!r}: {reason}",
@@ -74,6 +81,7 @@ def check(config: LabelingConfig, more_problems: Sequence[str] = ()) -> Any:
         _label_field_problems,
         _run_key_problems,
         _model_problems,
+        _merge_problems,
         _approval_field_problems,
         _ground_truth_problems,
         _export_problems,
@@ -98,7 +106,8 @@ def _label_fields(dataset: Any) -> list[str]:
     return [n for n in dataset.get_field_schema() if field_kind(dataset, n) in BY_FIELD_CLASS]
 
 
-def _type_problem(key: str, dataset: Any, name: str, wanted: LabelType | None = None) -> list[str]:
+def type_problem(key: str, dataset: Any, name: str, wanted: LabelType | None = None) -> list[str]:
+    """What is wrong with a field that should hold labels (of a type); empty where nothing is."""
     if not dataset.has_field(name):
         return [f"{key}: {_unknown('label field', name, _label_fields(dataset))}"]
     kind = field_kind(dataset, name)
@@ -144,7 +153,7 @@ def _label_field_problems(config: LabelingConfig, dataset: Any) -> list[str]:
     name, staging = config.label_field, config.staging_field
     if dataset.has_field(name):
         wanted = chosen_type(config, dataset)
-        problems += _type_problem("label_field", dataset, name, wanted)
+        problems += type_problem("label_field", dataset, name, wanted)
         noted = noted_type(dataset, name)
         if not problems and noted not in (None, wanted):
             problems.append(
@@ -187,7 +196,7 @@ def _run_key_problems(config: LabelingConfig, dataset: Any) -> list[str]:
 def _model_problems(config: LabelingConfig, dataset: Any) -> list[str]:
     if isinstance(config.model, FieldModelConfig):
         wanted = chosen_type(config, dataset)
-        problems = _type_problem("model.field", dataset, config.model.field, wanted)
+        problems = type_problem("model.field", dataset, config.model.field, wanted)
         if not problems and wanted.needs_masks and not _holds_masks(dataset, config.model.field, wanted):
             problems.append(
                 f"model.field: label_type: instances needs masks, but no label in {config.model.field!r} has one"
@@ -198,6 +207,13 @@ def _model_problems(config: LabelingConfig, dataset: Any) -> list[str]:
         return _class_problems(config, open_model(config.model).classes(dataset))
     except ConfigError as error:
         return error.problems
+
+
+def _merge_problems(config: LabelingConfig, dataset: Any) -> list[str]:
+    wanted = chosen_type(config, dataset)
+    if not isinstance(config.model, MergeModelConfig) or wanted is DETECTIONS:
+        return []
+    return [f"model.kind: merge makes labels of the type 'detections', the run would make {wanted.name!r}"]
 
 
 def _holds_masks(dataset: Any, field: str, label_type: LabelType) -> bool:
@@ -228,7 +244,7 @@ def _approval_field_problems(config: LabelingConfig, dataset: Any) -> list[str]:
         p
         for key, name in named.items()
         if name
-        for p in _type_problem(f"approval.{key}", dataset, name, wanted)
+        for p in type_problem(f"approval.{key}", dataset, name, wanted)
     ]
 
 
@@ -238,7 +254,7 @@ def _ground_truth_problems(config: LabelingConfig, dataset: Any) -> list[str]:
     from valflow.evaluation.storing import check_key
 
     evaluation = config.evaluation
-    problems = _type_problem(
+    problems = type_problem(
         "evaluation.ground_truth", dataset, evaluation.ground_truth, chosen_type(config, dataset)
     )
     try:

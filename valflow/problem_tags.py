@@ -44,7 +44,7 @@ def writing(step: str = _STARTED) -> dict[str, Any]:
 
 def finish(record: dict[str, Any], dataset: Any) -> None:
     """Put on the tags of actions whose process died before it had done so."""
-    unfinished = {"run": record["run"], "writing": {"$exists": True}, "undone_by": None}
+    unfinished = {"run": record["run"], "event": "tag", "writing": {"$exists": True}, "undone_by": None}
     for action in list(database.actions().find(unfinished)):
         if not runs.is_alive(action["writing"]):
             is_remembered = action["writing"]["step"] == _REMEMBERED
@@ -71,16 +71,10 @@ def put_on_samples(
 ) -> None:
     """Put a tag on whole samples, whatever labels they have; those that had it before owe it to nobody."""
     samples = database.samples_of(dataset)
-    query = {"_id": {"$in": list(sample_ids)}, "tags": {"$ne": name}}
-    fresh = [s["_id"] for s in samples.find(query, {"_id": 1})]
-    if not fresh:
-        return
-    database.ledger().update_many(
-        {"run": record["run"], "sample_id": {"$in": fresh}},
-        {"$addToSet": {"sample_tags": {"tag": name, "action": action}}},
-    )
-    _change_samples("$addToSet", name, fresh, Stamp.take(record["run"]), samples)
-    dataset.reload()
+    owing = _owe(record["run"], samples, name, action, sample_ids)
+    if owing:
+        _change_samples("$addToSet", name, owing, Stamp.take(record["run"]), samples)
+        dataset.reload()
 
 
 @collector.paused()
@@ -89,7 +83,10 @@ def take_off(record: dict[str, Any], dataset: Any, name: str, action: int) -> in
     changed = labels_tagged(record["run"], action)
     path = review_type_of(record).list_path(record["staging_field"])
     samples, stamp = database.samples_of(dataset), Stamp.take(record["run"])
-    query = {"run": record["run"], "sample_tags": {"tag": name, "action": action}}
+    # A sample that owes the tag to another action as well keeps it.
+    others = {"$elemMatch": {"tag": name, "action": {"$ne": action}}}
+    mine_alone = [{"sample_tags": {"tag": name, "action": action}}, {"sample_tags": {"$not": others}}]
+    query = {"run": record["run"], "$and": mine_alone}
     alone = {d["sample_id"] for d in database.ledger().find(query, {"_id": 0, "sample_id": 1})}
     whole = set(alone)
     for holders in _holders(record["run"], action):
@@ -148,10 +145,7 @@ def _holders(run: str, action: int) -> Iterator[dict[ObjectId, list[ObjectId]]]:
 
 def _remember(run: str, samples: Any, path: str, name: str, action: int, ids: Sequence[ObjectId]) -> None:
     """Note which samples owe the tag to this action, and which labels do not."""
-    had = {d["_id"] for d in samples.find({"_id": {"$in": ids}, "tags": name}, {"_id": 1})}
-    new = [i for i in ids if i not in had]
-    mark = {"$addToSet": {"sample_tags": {"tag": name, "action": action}}}
-    database.ledger().update_many({"run": run, "sample_id": {"$in": new}}, mark)
+    _owe(run, samples, name, action, ids)
     carrying = {"_id": {"$in": ids}, f"{path}.tags": name}
     kept = []
     for sample in samples.find(carrying, {f"{path}._id": 1, f"{path}.tags": 1}):
@@ -165,6 +159,21 @@ def _remember(run: str, samples: Any, path: str, name: str, action: int, ids: Se
         )
     if kept:
         database.ledger().bulk_write(kept, ordered=False)
+
+
+def _owe(run: str, samples: Any, name: str, action: int, ids: Sequence[ObjectId]) -> list[ObjectId]:
+    """Note which samples owe the tag to this action, perhaps not to it alone; returns them.
+
+    One that carries the tag without owing it to any action of the run had it before, and keeps it.
+    """
+    wanted = {"run": run, "sample_id": {"$in": list(ids)}}
+    owed = database.ledger().find({**wanted, "sample_tags.tag": name}, {"_id": 0, "sample_id": 1})
+    there = {d["_id"] for d in samples.find({"_id": {"$in": list(ids)}, "tags": name}, {"_id": 1})}
+    had_before = there - {d["sample_id"] for d in owed}
+    owing = [i for i in ids if i not in had_before]
+    mark = {"$addToSet": {"sample_tags": {"tag": name, "action": action}}}
+    database.ledger().update_many({"run": run, "sample_id": {"$in": owing}}, mark)
+    return owing
 
 
 def _list_at(sample: dict[str, Any], path: str) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ import psutil
 
 from valflow.errors import StackError
 from valflow.leash import end_processes, family_of, is_shared_database
+from valflow.quiet import QUIET
 
 LEASH = Path(__file__).with_name("leash.py")
 # Every child and all that it starts inherit this variable, so that a leftover is recognised beyond doubt
@@ -85,7 +86,7 @@ class Child:
                 self._spawn()
 
     def _spawn(self) -> None:
-        env = {**os.environ, **self.env, MARK: self.token}
+        env = {**QUIET, **os.environ, **self.env, MARK: self.token}
         self.log.parent.mkdir(parents=True, exist_ok=True)
         if self.log.exists() and self.log.stat().st_size > MOST_LOG:
             self.log.replace(self.log.with_name(self.log.name + ".1"))

@@ -11,7 +11,7 @@ from typing import Any
 
 from bson import ObjectId
 
-from valflow import database, runs
+from valflow import database, references, runs
 from valflow.decisions import drop_staging
 from valflow.errors import PromotionError
 from valflow.fingerprints import changed_samples
@@ -19,6 +19,7 @@ from valflow.freezing import digest_of
 from valflow.inference import declare_field
 from valflow.label_types import label_type_of
 from valflow.ledger import problem_tag_counts, sample_tags
+from valflow.schema_changes import changing, is_declared
 from valflow.states import Event, State, advance, is_past
 
 BATCH = 1000
@@ -50,6 +51,7 @@ def promote(record: runs.Record, dataset: Any, progress: Progress | None = None)
         advance(record["state"], Event.BEGIN_FINALIZE, record.get("failed_from"))
     _check_frozen(record)
     if begins:
+        _check_ids_are_free(record, dataset)
         record = runs.transition(
             record,
             Event.BEGIN_FINALIZE,
@@ -64,6 +66,7 @@ def promote(record: runs.Record, dataset: Any, progress: Progress | None = None)
     for start in range(0, len(targets), BATCH):
         batch = targets[start : start + BATCH]
         runs.require(runs.fence_of(record), State.FINALIZING)
+        _require_field(record, dataset)
         _promote_batch(record, dataset, batch[0], batch[-1])
         if progress is not None:
             progress(len(batch))
@@ -72,7 +75,8 @@ def promote(record: runs.Record, dataset: Any, progress: Progress | None = None)
     drop_staging(record)
     dataset.reload()
     dataset.sync_last_modified_at()
-    _register(record, dataset)
+    with changing(dataset):
+        _register(record, dataset)
     counts = {
         **record["counts"],
         "finalized": verification["written"],
@@ -123,6 +127,49 @@ def _check_frozen(record: runs.Record) -> None:
         )
 
 
+def _check_ids_are_free(record: runs.Record, dataset: Any) -> None:
+    """Make sure that no frozen label has the id of a label that is in the label field already.
+
+    Such a label would be taken for one that an interrupted finalization has written, and be passed over.
+
+    Raises:
+        PromotionError: names some of them.
+    """
+    if not dataset.has_field(record["label_field"]):
+        return
+    frozen = {
+        "run": record["run"],
+        "frozen.token": record["frozen"]["token"],
+        "frozen.labels.0": {"$exists": True},
+    }
+    there = {
+        "from": dataset._sample_collection_name,
+        "localField": "sample_id",
+        "foreignField": "_id",
+        "as": "s",
+    }
+    labels = label_type_of(record).first_labels_in("$s", record["label_field"])
+    ids = {"$map": {"input": {"$ifNull": [labels, []]}, "as": "d", "in": "$$d._id"}}
+    taken = [
+        i
+        for found in database.ledger().aggregate(
+            [
+                {"$match": frozen},
+                {"$lookup": there},
+                {"$project": {"_id": 0, "ids": {"$setIntersection": ["$frozen.labels._id", ids]}}},
+                {"$match": {"ids.0": {"$exists": True}}},
+            ]
+        )
+        for i in found["ids"]
+    ]
+    if taken:
+        raise PromotionError(
+            f"{len(taken)} of the labels that run {record['run']} would write have ids that are in the label field "
+            f"already: {', '.join(map(str, taken[:3]))}. Nothing was written. Somebody copied them there: remove "
+            "these copies, and run the finalization again"
+        )
+
+
 def _is_free(record: runs.Record, dataset: Any) -> bool:
     """Whether the run creates its label field.
 
@@ -142,10 +189,16 @@ def _is_free(record: runs.Record, dataset: Any) -> bool:
 
 
 def _declare_label_field(record: runs.Record, dataset: Any) -> str:
+    with changing(dataset):
+        return _declare(record, dataset)
+
+
+def _declare(record: runs.Record, dataset: Any) -> str:
     import fiftyone as fo
 
     label_type, name = label_type_of(record), record["label_field"]
-    dataset.reload()
+    # The run before may have been rolled back, field and all, since this one looked.
+    creates = record["creates_field"] or not dataset.has_field(name)
     declare_field(dataset, name, label_type)
     for attribute in ("run", "source"):
         path = f"{label_type.path(name)}.{attribute}"
@@ -157,12 +210,26 @@ def _declare_label_field(record: runs.Record, dataset: Any) -> str:
         # Known from before the field was declared: a crash in between must not make it somebody else's.
         identity = {
             "field_id": uuid.uuid4().hex,
-            "created": record["creates_field"],
+            "created": creates,
             "label_type": label_type.name,
         }
         field.info = {**(field.info or {}), "valflow": identity}
         field.save()
     return str(identity["field_id"])
+
+
+def _require_field(record: runs.Record, dataset: Any) -> None:
+    """Refuse to write into a field that is declared no more: it would make the dataset unreadable.
+
+    Raises:
+        PromotionError: somebody deleted or renamed it since this finalization began.
+    """
+    name = record["label_field"]
+    if not is_declared(dataset, name):
+        raise PromotionError(
+            f"the label field {name!r} of {record['dataset']} was deleted or renamed while run {record['run']} was "
+            f"being finalized. Nothing is lost: `valflow finalize {record['run']}` makes it anew and goes on"
+        )
 
 
 def _frozen_samples(record: runs.Record) -> list[ObjectId]:
@@ -291,6 +358,7 @@ def _deleted_since(record: runs.Record, dataset: Any) -> dict[ObjectId, int]:
 
 def _register(record: runs.Record, dataset: Any) -> None:
     """Leave marks where FiftyOne users look: a custom run, and a saved view per problem tag."""
+    references.adopt(dataset, "runs", record["run"])
     if record["run"] not in dataset.list_runs():
         config = dataset.init_run(
             method="valflow",
@@ -304,6 +372,8 @@ def _register(record: runs.Record, dataset: Any) -> None:
     taken = {_address_of(name) for name in saved}
     for tag in dict.fromkeys([*problem_tag_counts(record["run"]), *sample_tags(record["run"])]):
         address = _address_of(tag)
+        if tag not in saved and references.adopt(dataset, "saved_views", tag):
+            continue
         if tag not in saved and address is not None and address not in taken:
             taken.add(address)
             dataset.save_view(

@@ -18,6 +18,7 @@ from valflow import prefect_api, recovery
 from valflow.database import RUNS
 from valflow.errors import StackError
 from valflow.processes import LEASH, MARK
+from valflow.quiet import QUIET
 
 if TYPE_CHECKING:
     from pymongo import MongoClient
@@ -52,7 +53,7 @@ class Reaper:
         self._find_uri = find_uri
         self._api = api
         self._say = say
-        self._env = {**os.environ, **env, MARK: token}
+        self._env = {**QUIET, **os.environ, **env, MARK: token}
         self._cwd = cwd
         self._every = every
         self._over = threading.Event()

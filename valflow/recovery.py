@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
-from valflow import database, prefect_api, runs
+from valflow import database, prefect_api, runs, schema
 from valflow.config import DEFAULT_ATTEMPTS, LabelingConfig, duration
 from valflow.errors import IllegalTransition, RunBusy, StackError, ValflowError
 from valflow.lots import is_waiting
@@ -21,13 +21,14 @@ from valflow.states import STAGE_AFTER, TRANSITIONS, Event, State
 if TYPE_CHECKING:
     from pymongo.collection import Collection
 
-Kind = Literal["go_on", "resume", "roll_back", "discard", "give_up", "tell"]
+Kind = Literal["go_on", "resume", "roll_back", "discard", "clear", "give_up", "tell"]
 
 _IN_WORDS: dict[Kind, str] = {
     "go_on": "go on from its record",
     "resume": "tell its flow run the decision",
     "roll_back": "finish the rollback",
     "discard": "discard it",
+    "clear": "remove its review field",
     "give_up": "give up, and say so in its record",
     "tell": "nothing; a person must act",
 }
@@ -53,8 +54,8 @@ class Step:
     Attributes:
         run: its key.
         kind: *go_on*: the flow continues; *resume*: the suspended flow run is told the decision; *roll_back*: a
-            rollback is finished; *discard*: nobody reviewed it in time; *give_up*: after too many attempts; *tell*:
-            given up before, a person must act.
+            rollback is finished; *discard*: nobody reviewed it in time; *clear*: the review field of a discarded run
+            goes; *give_up*: after too many attempts; *tell*: given up before, a person must act.
         why: what was found.
         remedy: what a person can do.
         attempt: number of this attempt, from 1; 0 where the step is none.
@@ -98,6 +99,9 @@ def look(records: Collection[dict[str, Any]], api: str | None, now: datetime | N
     steps = []
     for record in records.find(_suspects(), {"class_table": 0, "failed": 0, "validation": 0, "metrics": 0}):
         if runs.is_alive(record):
+            continue
+        if schema.version_of(record) > schema.VERSION:
+            steps.append(_leave_to_newer(record))
             continue
         flow = _flow_run_of(record, api) if answers else None
         step = plan(record, flow, now, prefect_answers=answers)
@@ -191,6 +195,7 @@ def _suspects() -> dict[str, Any]:
             {"state": {"$in": working}},
             {"state": State.FINALIZED.value, **unfinished},
             {"state": State.DISCARDED.value, **unfinished, "suspended_in": {"$type": "string"}},
+            {"state": State.DISCARDED.value, "is_cleared": False},
         ]
     }
 
@@ -205,15 +210,17 @@ def _found(
 ) -> tuple[Kind, str] | None:
     """What is wrong with a run that no process holds, and which kind of step mends it."""
     state = State(record["state"])
+    is_settled = now - runs.aware(record["updated_at"]) > SETTLED
     if state is State.ROLLING_BACK:
         return "roll_back", "its rollback was broken off"
+    if state is State.DISCARDED and record.get("is_cleared") is False and is_settled:
+        return "clear", "it is discarded, but its review field is still there"
     if state is State.IN_REVIEW and _is_overdue(record, now):
         return "discard", f"nobody worked on its review for {record['config']['review']['discard_after']}"
-    if not prefect_answers or is_waiting(record) or (flow is not None and _is_coming(flow, now)):
+    if not prefect_answers or is_waiting(record) or (flow is not None and _is_coming(record, flow, now)):
         return None
     if flow is not None and flow.is_waiting and state is not State.IN_REVIEW:
-        settled = now - runs.aware(record["updated_at"]) > SETTLED
-        return ("resume", "it is decided, but its flow run was not told") if settled else None
+        return ("resume", "it is decided, but its flow run was not told") if is_settled else None
     if state is State.FAILED:
         was_away = record.get("failure") == "outage"
         return ("go_on", f"{record.get('failed_stage')} failed in an outage") if was_away else None
@@ -228,10 +235,13 @@ def _found(
     return ("go_on", f"its process {record['process']} died") if died and not was_stopped else None
 
 
-def _is_coming(flow: FlowRunState, now: datetime) -> bool:
+def _is_coming(record: runs.Record, flow: FlowRunState, now: datetime) -> bool:
     """Whether a process is about to work on it."""
     if flow.kind == "SCHEDULED":
         return True
+    beat = record.get("heartbeat_at")
+    if beat is not None and flow.since is not None and runs.aware(beat) > flow.since:
+        return False  # it came, and is not alive any more
     return flow.kind in {"PENDING", "RUNNING"} and flow.since is not None and now - flow.since < STARTING
 
 
@@ -243,6 +253,13 @@ def _is_lost(flow: FlowRunState) -> bool:
 def _is_overdue(record: runs.Record, now: datetime) -> bool:
     after = record["config"]["review"].get("discard_after")
     return after is not None and now - runs.aware(record["updated_at"]) > duration(after)
+
+
+def _leave_to_newer(record: runs.Record) -> Step:
+    """A record that this valflow cannot read is for nobody here to mend."""
+    why = f"its record has version {schema.version_of(record)}, this valflow knows versions up to {schema.VERSION}"
+    remedy = "Update valflow here; the newer one goes on with it"
+    return Step(record["run"], "tell", why, remedy, 0, 0, None, {})
 
 
 def _stage(record: runs.Record) -> list[Any]:
@@ -336,6 +353,13 @@ def _discard(step: Step, api: str | None, _: Callable[[str], object] | None) -> 
     return "it was discarded"
 
 
+def _clear(step: Step, api: str | None, _: Callable[[str], object] | None) -> str:
+    from valflow import decisions
+
+    decisions.clear(runs.load(step.run))
+    return "it is gone now"
+
+
 def _give_up(step: Step, api: str | None, _: Callable[[str], object] | None) -> str:
     record = runs.load(step.run)
     state = State(record["state"])
@@ -355,5 +379,6 @@ _DO: dict[Kind, Callable[[Step, str | None, Callable[[str], object] | None], str
     "resume": _resume,
     "roll_back": _roll_back,
     "discard": _discard,
+    "clear": _clear,
     "give_up": _give_up,
 }

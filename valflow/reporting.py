@@ -81,4 +81,5 @@ def _random_tiles(record: runs.Record, state: str) -> list[Tile]:
 
 
 def _tile(filepath: str, label: dict[str, Any]) -> Tile:
-    return Tile(str(Path(filepath)), box_of(label), label["label"], label.get("confidence"))
+    # Without a box the whole image is shown.
+    return Tile(str(Path(filepath)), box_of(label), label.get("label") or "no class", label.get("confidence"))

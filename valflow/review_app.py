@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from valflow import database, homes, runs
+from valflow import database, homes, references, runs
+from valflow.schema_changes import changing
 
 PANEL = "auto_labeling"
 PLUGIN = "@valflow/auto-labeling"
@@ -52,12 +53,20 @@ def is_disabled() -> bool:
     return settings.get("plugins", {}).get(PLUGIN, {}).get("enabled") is False
 
 
-def version_in(app_url: str) -> str | None:
-    """Version of the plugin that a running App has found; None where it has none, or does not answer."""
+def version_in(app_url: str, login: str | None = None) -> str | None:
+    """Version of the plugin that a running App has found; None where it has none, or does not answer.
+
+    Args:
+        app_url: address of the App.
+        login: ``user:secret`` that it asks for.
+    """
     import httpx
 
     try:
-        answer = httpx.get(f"{app_url.rstrip('/')}/plugins", timeout=10.0)
+        user, _, secret = (login or "").partition(":")
+        answer = httpx.get(
+            f"{app_url.rstrip('/')}/plugins", timeout=10.0, auth=(user, secret) if login else None
+        )
         plugins = answer.raise_for_status().json()["plugins"]
     except (httpx.HTTPError, httpx.InvalidURL):
         return None
@@ -89,7 +98,9 @@ def save_workspace(record: runs.Record, dataset: Any) -> str:
         sizes=[0.55, 0.45],
     )
     name = workspace_name(record["run"])
-    dataset.save_workspace(name, layout, description=f"Review of {record['name']}", overwrite=True)
+    with changing(dataset):
+        references.adopt(dataset, "workspaces", name)
+        dataset.save_workspace(name, layout, description=f"Review of {record['name']}", overwrite=True)
     slug = str(to_slug(name))
     database.runs().update_one({"run": record["run"]}, {"$set": {"workspace": slug}})
     return slug

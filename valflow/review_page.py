@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from valflow import runs, trail
+from valflow import intake, runs, trail
 from valflow.certificates import in_words, promise_in_words, sentences
 from valflow.certifying import is_open
+from valflow.class_names import shortened
 from valflow.markup import markdown_code
 from valflow.markup import markdown_text as markdown_text
 from valflow.states import SHOWN_AS, State
 
 MAX_ROWS = 30
+MOST_OF_A_NAME = 80
 
 
 def class_rows(record: runs.Record) -> list[dict[str, Any]]:
     """The class table as rows for people."""
     return [
         {
-            "class": row["label"],
+            "class": shortened(row["label"], MOST_OF_A_NAME),
             "labels": row["total"],
             "approved": row["approved"],
             "undecided": row["undecided"],
@@ -58,6 +60,7 @@ def waiting_markdown(record: runs.Record, address: str | None = None) -> str:
     parts.append(markdown_table(class_rows(record)[:MAX_ROWS]))
     if len(record["class_table"]) > MAX_ROWS:
         parts.append(f"… and {len(record['class_table']) - MAX_ROWS} more classes.")
+    parts += [f"> **Note:** {markdown_text(odd)}" for odd in intake.sentences_of(record)]
     parts += _certificate_markdown(record)
     parts.append(
         "These figures are from the start of this round. To see the state as of now, decide and check:\n\n"

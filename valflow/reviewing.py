@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
+
+from bson import ObjectId
 
 from valflow import actions, database, ledger
 from valflow.actions import ActionResult
@@ -36,15 +38,21 @@ class Shown(Selection):
         without_confidence: also labels without confidence, beside those in the range.
         protected: with these numbers of actions, labels in other states are selected too, unless one of these
             actions decided them: what other people decided is not overruled by a screen that did not show it.
+        lies_on: the samples of ``label_ids``, so that no query looks for them again; no condition of its own.
     """
 
     states: tuple[str, ...] = ()
     without_confidence: bool = False
     protected: tuple[int, ...] | None = None
+    lies_on: tuple[ObjectId, ...] = ()
 
     def describe(self) -> dict[str, Any]:
         """The conditions that were given, for records and messages."""
-        return {k: v for k, v in super().describe().items() if k != "protected"}
+        return {k: v for k, v in super().describe().items() if k not in ("protected", "lies_on")}
+
+    def place_query(self) -> dict[str, Any]:
+        """On which samples selected labels lie, as far as that is known; an index finds these documents."""
+        return {"sample_id": {"$in": list(self.lies_on)}} if self.lies_on else super().place_query()
 
     def entry_query(self) -> dict[str, Any] | None:
         """The same as ``condition``, as a query on one entry; None where no query can say it."""
@@ -139,23 +147,31 @@ def pointed_at(
     if labels and not chosen:
         raise SelectionError(f"the selected labels are not in {field}, the field under review")
     if chosen:
-        return _by_id(run, chosen, shown, reviewer)
+        return _by_id(run, chosen, known_labels(run, chosen).values(), shown, reviewer)
     if not ids:
         return shown
     patches = known_labels(run, ids)
     if patches:
-        return _by_id(run, [i for i in ids if i in patches], shown, reviewer)
+        return _by_id(run, [i for i in ids if i in patches], patches.values(), shown, reviewer)
     samples = _samples_with(run, replace(shown, sample_ids=tuple(ids)))
     if not samples:
         raise SelectionError("none of the selected samples holds a label that this screen shows")
     return replace(shown, sample_ids=tuple(samples))
 
 
-def known_labels(run: str, ids: Sequence[str]) -> set[str]:
-    """Those of the ids that are labels of the run."""
+def known_labels(run: str, ids: Sequence[str]) -> dict[str, ObjectId]:
+    """Those of the ids that are labels of the run, with the samples that they lie on."""
     wanted = set(object_ids(ids, "label"))
-    found = database.ledger().find({"run": run, "labels._id": {"$in": list(wanted)}}, {"labels._id": 1})
-    return {str(e["_id"]) for d in found for e in d["labels"] if e["_id"] in wanted}
+    query = {"run": run, "labels._id": {"$in": list(wanted)}}
+    found = database.ledger().find(query, {"labels._id": 1, "sample_id": 1})
+    return {str(e["_id"]): d["sample_id"] for d in found for e in d["labels"] if e["_id"] in wanted}
+
+
+def knows(run: str, one: str) -> bool:
+    """Whether an id is that of a label of the run, or of a sample that it has looked at."""
+    [wanted] = object_ids([one], "label or sample")
+    named = {"$or": [{"sample_id": wanted}, {"labels._id": wanted}]}
+    return database.ledger().find_one({"run": run, **named}, {"_id": 1}) is not None
 
 
 def count(run: str, selection: Selection) -> int:
@@ -351,10 +367,13 @@ def _in_the_way(run: str, selection: Selection, done: str, own_action: int | Non
     return "; ".join(parts)
 
 
-def _by_id(run: str, ids: Sequence[str], shown: Shown, reviewer: str) -> Shown:
+def _by_id(run: str, ids: Sequence[str], lies_on: Iterable[ObjectId], shown: Shown, reviewer: str) -> Shown:
     people = [a for a in actions.history_of(run) if a["actor"] not in (actions.POLICY, reviewer)]
     others = tuple(a["seq"] for a in people if a["undone_by"] is None)
-    return Shown(label_ids=tuple(ids), states=shown.states, protected=others)
+    # An id that the run does not know has no sample; it must be looked for, and refused.
+    return Shown(
+        label_ids=tuple(ids), states=shown.states, protected=others, lies_on=tuple(dict.fromkeys(lies_on))
+    )
 
 
 def _are(n: int) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from bson import ObjectId
 
-from valflow import actions, database, runs
+from valflow import actions, database, runs, schema_changes
 from valflow.decisions import SHORTEST_DIGEST
 from valflow.errors import RollbackRefused, RunBusy
 from valflow.evaluation.storing import remove_evaluation
@@ -80,11 +80,18 @@ def roll_back(
     Raises:
         RollbackRefused: the run is not finalized, or differs from what the person saw.
         SelectionError: the name is the machine's.
+        DecisionRefused: the name is not one of ``review.reviewers``.
     """
     actions.check_person(reviewer)
     if not reviewer.strip():
         raise RollbackRefused("a rollback needs the name of who does it: --reviewer NAME or VALFLOW_REVIEWER")
     record = runs.load(run)
+    actions.check_reviewer(record, reviewer)
+    if record["state"] == State.ROLLING_BACK.value and runs.is_alive(record):
+        raise RunBusy(
+            f"{record['rollback']['reviewer']} is rolling run {run} back just now (process {record['process']})",
+            record["run"],
+        )
     if record["state"] != State.ROLLING_BACK.value:
         _require(record, State.FINALIZED)
         _require_free(record)
@@ -97,6 +104,7 @@ def roll_back(
             note=note,
             figures={"labels": found.labels, "samples": found.samples, "edited": len(found.edited)},
             changes={
+                **runs.sign_of_life(),
                 "rollback": {
                     "reviewer": reviewer.strip(),
                     "note": note,
@@ -104,7 +112,7 @@ def roll_back(
                     "including_edited": including_edited,
                     "announced": found.labels,
                     "time": database.now(),
-                }
+                },
             },
         )
     return go_on(record["run"])
@@ -149,6 +157,7 @@ def _require(record: runs.Record, state: State) -> None:
         raise RollbackRefused(
             f"run {record['run']} is {record['state']}; only a run that is {state.value} can be rolled back"
             + ("; discard it instead" if record["open"] else "")
+            + (f"; {record['rollback']['reviewer']} has taken it back" if record.get("rollback") else "")
         )
 
 
@@ -287,7 +296,13 @@ def _remove_batch(record: runs.Record, dataset: Any, first: ObjectId, last: Obje
 
 def _remove_traces(record: runs.Record, dataset: Any) -> None:
     """Custom run and evaluation of the run, and the field where valflow made it and nothing is left in it."""
+    with schema_changes.changing(dataset):
+        _take_out(record, dataset)
     dataset.reload()
+    dataset.sync_last_modified_at()
+
+
+def _take_out(record: runs.Record, dataset: Any) -> None:
     name = record["label_field"]
     if record["run"] in dataset.list_runs():
         dataset.delete_run(record["run"])
@@ -299,10 +314,12 @@ def _remove_traces(record: runs.Record, dataset: Any) -> None:
         identity is not None and identity["created"] and identity["field_id"] == record.get("field_id")
     )
     in_use = {f"{name}._cls": {"$type": "string"}}
-    if made_by_us and not database.samples_of(dataset).count_documents(in_use, limit=1):
+    if not made_by_us or database.samples_of(dataset).count_documents(in_use, limit=1):
+        return
+    # The next run may have declared the field just now, and be about to write into it.
+    following = runs.find_open(record["dataset_id"], name)
+    if following is None or State.FINALIZING.value not in (following["state"], following.get("failed_from")):
         dataset.delete_sample_field(name)
-    dataset.reload()
-    dataset.sync_last_modified_at()
 
 
 def _count(record: runs.Record, dataset: Any) -> int:

@@ -18,14 +18,13 @@ from typing import Any
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
-from valflow import database, trail
+from valflow import database, schema, trail
 from valflow.config import LabelingConfig
 from valflow.errors import DatabaseError, IllegalTransition, RunBusy, RunNotFound, StaleAttempt
 from valflow.plain import as_json as as_json
 from valflow.plain import aware as aware
 from valflow.states import OPEN_STATES, Event, State, advance
 
-SCHEMA_VERSION = 1
 HEARTBEAT_SECONDS = 5.0
 DEAD_AFTER_SECONDS = 30.0
 
@@ -48,15 +47,18 @@ class Fence:
 def load(run: str) -> Record:
     """The record of ``run``; ``latest`` is the one created last.
 
+    A record of an older version is brought up to date.
+
     Raises:
         RunNotFound: no such run; the message names those there are.
+        RecordTooNew: a newer valflow wrote it.
     """
     if run == "latest":
         record = database.runs().find_one({}, sort=[("created_at", -1), ("_id", -1)])
         if record is None:
             raise RunNotFound("there is no labeling run yet; start one with `valflow run CONFIG`")
-        return record
-    record = database.runs().find_one({"run": run})
+        return _current(record)
+    record = find(run=run)
     if record is None:
         known = [r["run"] for r in database.runs().find({}, {"run": 1}).sort("created_at", -1).limit(5)]
         there = f"the latest are: {', '.join(known)}" if known else "there is none yet"
@@ -64,14 +66,24 @@ def load(run: str) -> Record:
     return record
 
 
+def find(**values: Any) -> Record | None:
+    """The run whose record has these values, None where there is none.
+
+    Raises:
+        RecordTooNew: a newer valflow wrote it.
+    """
+    record = database.runs().find_one(values)
+    return None if record is None else _current(record)
+
+
 def find_by_flow_run(flow_run_id: str) -> Record | None:
     """The run that a Prefect flow run works on."""
-    return database.runs().find_one({"flow_run_id": flow_run_id})
+    return find(flow_run_id=flow_run_id)
 
 
 def find_open(dataset_id: str, label_field: str) -> Record | None:
     """The one open run into a label field."""
-    return database.runs().find_one({"dataset_id": dataset_id, "label_field": label_field, "open": True})
+    return find(dataset_id=dataset_id, label_field=label_field, open=True)
 
 
 def list_runs(dataset: str | None = None, limit: int = 50) -> list[Record]:
@@ -89,7 +101,7 @@ def create(config: LabelingConfig, *, dataset_id: str, flow_run_id: str | None =
     time = database.now()
     key = config.run_key or _derived_key(config, time)
     record: Record = {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": schema.VERSION,
         "run": key,
         "name": config.run_name or key,
         "dataset": config.dataset,
@@ -169,10 +181,15 @@ def is_alive(record: Record) -> bool:
     beat = record.get("heartbeat_at")
     if beat is None:
         return False
-    host, _, pid = record["process"].partition(":")
-    if host == socket.gethostname() and not _pid_exists(int(pid)):
+    if not exists(record["process"]):
         return False
     return (datetime.now(UTC) - aware(beat)).total_seconds() < DEAD_AFTER_SECONDS
+
+
+def exists(process: str) -> bool:
+    """Whether a process is there; those of other machines are believed to be."""
+    host, _, pid = process.partition(":")
+    return host != socket.gethostname() or _pid_exists(int(pid))
 
 
 def sign_of_life() -> Record:
@@ -392,6 +409,15 @@ def timed(fence: Fence, stage: str) -> Iterator[None]:
 def fence_of(record: Record) -> Fence:
     """The attempt under which this process writes to the run."""
     return Fence(record["run"], _held.get(record["run"], int(record["attempt"])))
+
+
+def _current(record: Record) -> Record:
+    """The record in the current version; an older one is written back, by whoever is first."""
+    changes = schema.changes_to_current(record)
+    if changes:
+        before = {"run": record["run"], "schema_version": record.get("schema_version")}
+        database.runs().update_one(before, {"$set": changes})
+    return {**record, **changes}
 
 
 def _unchanged(record: Record) -> Record:

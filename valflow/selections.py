@@ -69,11 +69,13 @@ class Selection:
             }
         return entry
 
+    def place_query(self) -> dict[str, Any]:
+        """On which samples selected labels lie, as far as that is known; an index finds these documents."""
+        return {"sample_id": {"$in": object_ids(self.sample_ids, "sample")}} if self.sample_ids else {}
+
     def document_query(self) -> dict[str, Any]:
         """Which ledger documents can hold a selected label."""
-        query: dict[str, Any] = {}
-        if self.sample_ids:
-            query["sample_id"] = {"$in": object_ids(self.sample_ids, "sample")}
+        query = self.place_query()
         entry = self.entry_query()
         return {**query, "labels": {"$elemMatch": entry} if entry else {"$exists": True, "$ne": []}}
 

@@ -31,9 +31,12 @@ from valflow.app_server import app_server
 from valflow.errors import StackError
 from valflow.homes import Database, Record, environment, home, read_record, state_folder, write_record
 from valflow.leash import end_processes
+from valflow.login import FOR_CLIENTS, FOR_SERVER, login_file, make_login
 from valflow.mongod import Mongod, configured_uri, embedded_uris, without_password
 from valflow.processes import Child, free_port, is_port_taken, marked_processes
+from valflow.quiet import QUIET
 from valflow.reaper import EVERY, Reaper
+from valflow.serving import own_origins
 from valflow.waiting import Waiting
 from valflow.worker import POLL, Worker
 
@@ -66,6 +69,8 @@ class Stack:
         database: "own" or "default"; None continues what this home used last, except where
             a MongoDB is configured for FiftyOne.
         app: whether to start the FiftyOne App.
+        secure: whether the servers ask for a login; None continues what this home used last.
+        new_secret: make a new login, even where there is one.
         ports: must be these; a port that is taken is an error.
         usual_ports: tried where ``ports`` says nothing, then the last ones of this home, then any free one.
         deployments: what the worker serves.
@@ -79,6 +84,8 @@ class Stack:
         *,
         database: Database | None = None,
         app: bool = True,
+        secure: bool | None = None,
+        new_secret: bool = False,
         ports: Ports | None = None,
         usual_ports: Ports | None = None,
         deployments: tuple[schedules.Deployment, ...] = schedules.DEPLOYMENTS,
@@ -93,6 +100,9 @@ class Stack:
         self.deployment_ids: dict[str, str] = {}
         self._app = app
         self._asked_database = database
+        self._asked_secure = True if new_secret else secure
+        self._new_secret = new_secret
+        self._login: str | None = None
         self._asked_ports = ports or Ports()
         self._usual_ports = usual_ports or Ports()
         self._deployments = deployments
@@ -110,6 +120,11 @@ class Stack:
     def database(self) -> Database:
         """Which database the stack uses."""
         return self._record.database
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether its servers ask for a login."""
+        return self._record.is_secure
 
     @property
     def api_url(self) -> str:
@@ -268,20 +283,13 @@ class Stack:
 
     def _make_server(self) -> Child:
         port = self._record.ports["prefect"]
-        command = [
-            sys.executable,
-            "-m",
-            "prefect",
-            "server",
-            "start",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(port),
-        ]
+        command = [sys.executable, "-m", "valflow.serving", "prefect", "--address", "127.0.0.1"]
+        command += ["--port", str(port)]
         env = {
             **self._child_environment(),
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            **({FOR_SERVER: self._login} if self._login else {}),
+            "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": os.environ.get("PREFECT_SERVER_CORS_ALLOWED_ORIGINS")
+            or own_origins(port),
             # The newer pages hide the resume form in a menu, and ask an analytics host from the browser.
             "PREFECT_SERVER_UI_V2_ENABLED": "false",
         }
@@ -295,6 +303,7 @@ class Stack:
             env=self._child_environment(),
             token=self._record.token,
             cwd=self.home,
+            login=self._login,
         )
 
     def _child(
@@ -311,7 +320,7 @@ class Stack:
         )
 
     def _deploy(self) -> None:
-        env = {**os.environ, **self._child_environment()}
+        env = {**QUIET, **os.environ, **self._child_environment()}
         wanted = json.dumps([asdict(deployment) for deployment in self._deployments])
         done = subprocess.run(
             [sys.executable, "-m", "valflow.schedules", wanted],
@@ -329,8 +338,6 @@ class Stack:
     def _child_environment(self) -> dict[str, str | None]:
         path = [str(self.home), *_code_folder(), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
         return {
-            "DO_NOT_TRACK": "1",
-            "FIFTYONE_DO_NOT_TRACK": "true",
             "PYTHONPATH": os.pathsep.join(dict.fromkeys(p for p in path if p)),
             "PYTHONUNBUFFERED": "1",
             # A hosted Prefect that the user is logged in to must not be reached from here.
@@ -338,6 +345,7 @@ class Stack:
             "PREFECT_PROFILE": None,
             "PREFECT_PROFILES_PATH": None,
             **self._record.addresses,
+            **({FOR_CLIENTS: self._login} if self._login else {}),
             **self._extra_env,
         }
 
@@ -358,8 +366,11 @@ class Stack:
             first_choices = (getattr(self._usual_ports, name), previous.ports.get(name))
             ports[name] = _choose_port(name, getattr(self._asked_ports, name), first_choices)
         me = psutil.Process()
-        self._record = Record(secrets.token_hex(8), me.pid, me.create_time(), False, wanted, ports)
+        secure = previous.is_secure if self._asked_secure is None else self._asked_secure
+        self._login = make_login(self.folder, anew=self._new_secret) if secure else None
+        self._record = Record(secrets.token_hex(8), me.pid, me.create_time(), False, wanted, secure, ports)
         self._record.addresses = self._addresses()
+        prefect_api.use_login(self.api_url, self._login)
         self._write_record()
 
     def _addresses(self) -> dict[str, str]:
@@ -385,6 +396,8 @@ def up(
     *,
     app: bool = True,
     database: Database | None = None,
+    secure: bool | None = None,
+    new_secret: bool = False,
     ports: Ports | None = None,
     say: Callable[[str], None] = print,
 ) -> None:
@@ -394,6 +407,8 @@ def up(
         folder: the home; None takes VALFLOW_HOME, else the current folder.
         app: whether to start the FiftyOne App.
         database: see ``Stack``.
+        secure: see ``Stack``.
+        new_secret: see ``Stack``.
         ports: must be these; otherwise 4200 for Prefect and 5151 for the App, where they are free.
         say: called with one line per step.
 
@@ -411,10 +426,19 @@ def up(
     handlers = {number: signal.signal(number, interrupt) for number in signals}
     try:
         stack = Stack(
-            folder or home(), app=app, database=database, ports=ports, usual_ports=STANDARD_PORTS, say=say
+            folder or home(),
+            app=app,
+            database=database,
+            secure=secure,
+            new_secret=new_secret,
+            ports=ports,
+            usual_ports=STANDARD_PORTS,
+            say=say,
         )
         with stack:
             say(f"logs     {stack.logs}")
+            if stack.is_secure:
+                say(f"login    {login_file(stack.folder)}  (user:secret, for Prefect's pages and the App)")
             say("Stop with Ctrl-C.")
             with stack.reaper():
                 stack.supervise(threading.Event(), meanwhile=_announcer(stack, say))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from bson import ObjectId
 
 from valflow import collector, database, ledger, masks
 from valflow.boxes import max_iou_with_stronger
+from valflow.image_files import problem_of
 from valflow.label_types import WHOLE_IMAGE, label_type_of
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 LABELS_PER_TABLE = 50_000
 # MongoDB's own batches of 16 MB become ten times that as objects.
 _CURSOR_BATCH = 1000
+_READERS = 4
 _NO_BOX = (np.nan,) * 4
 
 
@@ -39,7 +42,7 @@ def decided_table(record: dict[str, Any], dataset: Any) -> pd.DataFrame:
 
 
 def sample_table(labels: pd.DataFrame) -> pd.DataFrame:
-    """One row per sample that has labels: id, file path, whether the file exists, number of labels."""
+    """One row per sample that has labels: id, file path, whether it exists, what is wrong with it, count of labels."""
     import pandas as pd
 
     grouped = labels.groupby("sample_id", sort=False, observed=True)
@@ -49,9 +52,17 @@ def sample_table(labels: pd.DataFrame) -> pd.DataFrame:
             "sample_id": paths.index.astype("str"),
             "filepath": paths.to_numpy(),
             "file_exists": np.array([os.path.isfile(p) for p in paths], dtype=bool),
+            "file_problem": pd.array(_file_problems(paths), dtype="str"),
             "labels": grouped.size().to_numpy(dtype=np.int64),
         }
     )
+
+
+def _file_problems(paths: Sequence[str]) -> list[str | None]:
+    """Why a file is no readable image; one that is missing is told by a column of its own."""
+    with ThreadPoolExecutor(_READERS) as pool:
+        problems = list(pool.map(problem_of, paths))
+    return [None if p == "no such file" else p for p in problems]
 
 
 def by_sample(

@@ -3,6 +3,7 @@
 Every entry holds its number ``n``, the digest of the entry before it (``after``) and its own: the SHA-256 of its JSON
 with sorted keys. Whoever can write to the database can also write a new chain; so the last digest, the *head*, is
 printed in every report, and a chain that does not hold the head of a report is not the one that was reported.
+The entry of a decision seals what it rests on: actions, verdicts, certificate, the decision itself, approved labels.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ Entry = dict[str, Any]
 Record = Mapping[str, Any]
 
 _OF_ACTION = ("run", "seq", "actor", "event", "selector", "time")
+_OF_RUN = ("run", "state", "history", "artifacts", "decision", "frozen", "certificate")
+_OF_DRAW = ("kind", "seed", "population", "drawn_by", "drawn_at", "items")
 
 
 def next_entry(record: Record, entry: Entry) -> Entry:
@@ -41,16 +44,33 @@ def seal(actions: Iterable[Record], up_to: int) -> dict[str, Any]:
     return {"up_to": up_to, "digest": _digest_of_actions(actions, up_to)}
 
 
-def problems(record: Record, actions: Sequence[Record] | None = None) -> list[str]:
+def seal_decision(record: Record, decision: Record, audits: Iterable[Record]) -> dict[str, str]:
+    """What the entry of a decision keeps of all that it rests on: the decision, verdicts, certificate."""
+    return {
+        "decision": _digest(decision),
+        "verdicts": _digest_of_audits(audits),
+        "certificate": _digest(record.get("certificate")),
+    }
+
+
+def problems(
+    record: Record,
+    actions: Sequence[Record] | None = None,
+    audits: Sequence[Record] | None = None,
+    approved: str | None = None,
+) -> list[str]:
     """What is wrong with the trail of a run; empty where every link holds.
 
     Args:
         record: the run record, or a ``run.json``.
         actions: the actions of reviewers on it; None does not look at what seals them.
+        audits: its draws with their verdicts; None does not look at them.
+        approved: digest of the approval set that is stored; None does not compare it.
     """
     history = record.get("history") or []
     found = list(_broken_links(record, history))
     found += [] if actions is None else _broken_seals(history, actions)
+    found += _broken_decision(record, history, audits, approved)
     if not history:
         return ["the history is gone"]
     if history[-1].get("to") != record.get("state"):
@@ -76,12 +96,16 @@ def departs_from_report(record: Record) -> str | None:
 
 def check(db: Database[dict[str, Any]]) -> tuple[int, list[str]]:
     """Check the trails of all runs; returns how many runs there are, and what is wrong, each with its run."""
-    from valflow.database import ACTIONS, RUNS
+    from valflow.database import ACTIONS, AUDITS, LEDGER, RUNS
+    from valflow.freezing import digest_of
 
     count, found = 0, []
-    for record in db[RUNS].find({}, {"run": 1, "state": 1, "history": 1, "artifacts": 1}).sort("_id", 1):
+    for record in db[RUNS].find({}, dict.fromkeys(_OF_RUN, 1)).sort("_id", 1):
         count += 1
-        wrong = problems(record, list(db[ACTIONS].find({"run": record["run"]})))
+        of_run = {"run": record["run"]}
+        token = (record.get("frozen") or {}).get("token")
+        approved = digest_of(record, token, db[LEDGER])[0] if token else None
+        wrong = problems(record, list(db[ACTIONS].find(of_run)), list(db[AUDITS].find(of_run)), approved)
         departed = departs_from_report(record)
         found += [f"run {record['run']}: {p}" for p in [*wrong, *([departed] if departed else [])]]
     return count, found
@@ -119,6 +143,30 @@ def _broken_seals(history: Sequence[Entry], actions: Sequence[Record]) -> Iterat
         sealed = (entry.get("figures") or {}).get("sealed")
         if sealed and _digest_of_actions(actions, sealed["up_to"]) != sealed["digest"]:
             yield f"reviewers' actions up to number {sealed['up_to']} were changed after {_named(entry)}"
+
+
+def _broken_decision(
+    record: Record, history: Sequence[Entry], audits: Sequence[Record] | None, approved: str | None
+) -> Iterator[str]:
+    """What differs from what the last decision sealed; a run whose review is open again has none."""
+    entry = next((e for e in reversed(history) if e.get("event") == "submit"), None)
+    if entry is None or not record.get("decision"):
+        return
+    figures = entry.get("figures") or {}
+    sealed = figures.get("sealed") or {}
+    if "decision" in sealed and sealed["decision"] != _digest(record["decision"]):
+        yield f"the decision was changed after {_named(entry)}"
+    if "certificate" in sealed and sealed["certificate"] != _digest(record.get("certificate")):
+        yield f"the certificate was changed after {_named(entry)}"
+    if "verdicts" in sealed and audits is not None and sealed["verdicts"] != _digest_of_audits(audits):
+        yield f"draws or verdicts were changed after {_named(entry)}"
+    if approved is not None and approved != figures.get("digest"):
+        yield f"the approved labels in the ledger were changed after {_named(entry)}"
+
+
+def _digest_of_audits(audits: Iterable[Record]) -> str:
+    kept = [{k: a.get(k) for k in _OF_DRAW} for a in audits]
+    return _digest(sorted(kept, key=lambda a: (str(a["drawn_at"]), str(a["kind"]), str(a["seed"]))))
 
 
 def _digest_of_actions(actions: Iterable[Record], up_to: int) -> str:

@@ -12,6 +12,7 @@ from valflow import actions, database, decisions, runs
 from valflow.config import LabelingConfig
 from valflow.label_types import label_type_of
 from valflow.models import open_model
+from valflow.places import inside, write_inside
 from valflow.states import Event, State
 
 
@@ -19,7 +20,8 @@ def suite_parameters(record: runs.Record, dataset: Any) -> dict[str, Any]:
     """What suites may refer to as ``$PARAMETER``: classes, bounds, and the class mix of the run before."""
     config = LabelingConfig.model_validate(record["config"])
     return {
-        "classes": allowed_classes(record, dataset),
+        # No list restricts nothing; an empty one would allow nothing.
+        "classes": allowed_classes(record, dataset) or None,
         "max_labels_per_sample": 1
         if label_type_of(record).is_single
         else config.validation.max_labels_per_sample,
@@ -74,8 +76,9 @@ def conclude(
     folder = output_folder(record)
     folder.mkdir(parents=True, exist_ok=True)
     stem = folder / f"validation-r{record['round']}"
-    stem.with_suffix(".json").write_text(json.dumps(result, indent=2, ensure_ascii=False), encoding="utf-8")
-    stem.with_suffix(".html").write_text(page, encoding="utf-8")
+    document = json.dumps(result, indent=2, ensure_ascii=False)
+    write_inside(stem.with_suffix(".json"), document.encode("utf-8", "replace"))
+    write_inside(stem.with_suffix(".html"), page.encode("utf-8", "replace"))
     failed = [c for c in result["checks"] if c["status"] in ("failed", "error")]
     earlier = (record.get("validation") or {}).get("rounds", [])
     this_round = {
@@ -107,8 +110,12 @@ def conclude(
 
 
 def output_folder(record: runs.Record) -> Path:
-    """Where the run's files go."""
-    return Path(record["config"]["output_dir"]) / record["run"]
+    """Where the run's files go.
+
+    Raises:
+        OutsideFolder: a link, or the run's key, leads elsewhere.
+    """
+    return inside(Path(record["config"]["output_dir"]), record["run"])
 
 
 def _in_words(check: dict[str, Any]) -> str:

@@ -88,7 +88,7 @@ def _trials(options: argparse.Namespace, folder: Path, uri: str) -> list[Trial]:
     import fiftyone.utils.eval.coco  # noqa: F401 - imported at its first use otherwise, in every child
     import great_expectations  # noqa: F401
 
-    from tests.chaos.driver import Lab, Target, sample_targets
+    from tests.chaos.driver import Lab, Target, recover, sample_targets
     from tests.chaos.scenarios import digits_config, scenarios
     from valflow.models import open_model
 
@@ -96,7 +96,7 @@ def _trials(options: argparse.Namespace, folder: Path, uri: str) -> list[Trial]:
     open_model(digits_config(folder).model)
     connections._disconnect()
     gc.freeze()
-    lab = Lab(folder, uri, recover=lambda: None)
+    lab = Lab(folder, uri, recover)
     chosen = [s for s in scenarios(lab.files) if options.scenario is None or s.name in options.scenario]
     before = {s.name: lab.undisturbed(s) for s in chosen}
     plan: list[tuple[Any, Target]] = [(s, t) for s in chosen for t in before[s.name].targets()]

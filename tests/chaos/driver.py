@@ -23,6 +23,7 @@ from typing import Any
 from tests.chaos import dumps, snapshots
 from tests.chaos.killing import AFTER, BEFORE, INSIDE, Killer, Point, Write
 from tests.chaos.scenarios import Scenario, Step
+from tests.chaos.walking import walk
 
 DATABASE = "chaos"
 
@@ -197,6 +198,7 @@ class Lab:
 
         past = database.now() - 2 * actions.FREEZE_EXPIRES
         database.runs().update_many({"freezing.at": {"$exists": True}}, {"$set": {"freezing.at": past}})
+        database.runs().update_many({}, {"$set": {"updated_at": past}})
 
     # -- processes
 
@@ -252,6 +254,20 @@ class Outcome:
     writes: list[Write]
     killed: int
     trouble: str
+
+
+def recover() -> None:
+    """What ``valflow doctor --fix`` does where no Prefect server is."""
+    from valflow import recovery, runs
+    from valflow.config import LabelingConfig
+
+    def go_on(run: str) -> None:
+        config = LabelingConfig.model_validate(runs.load(run)["config"])
+        walk(config.model_copy(update={"run_key": run}))
+
+    for line in recovery.mend(None, go_on):
+        if "came to nothing" in line:
+            raise RuntimeError(line)
 
 
 def _step(step: Step) -> Callable[[Killer], None]:

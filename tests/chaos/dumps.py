@@ -19,17 +19,33 @@ from typing import Any
 
 from bson import ObjectId
 
-from valflow import database
+from valflow import database, trail
 
 SAMPLES = "samples"
 _TIMES = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:\d\d| UTC)?")
+_NAMED_BY_TIME = re.compile(r"\d{8}-\d{6}")
 _HEX = re.compile(r"\b[0-9a-f]{32}\b")
 _UUID = re.compile(r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
+_LINK = re.compile(r"\b[0-9a-f]{64}\b")
 _OBJECT_ID = re.compile(r"\b[0-9a-f]{24}\b")
 # Of a run record: who worked on it and when, and what only tells valflow's own writes from those of others.
 _PASSING = frozenset(
-    {"timings", "process", "attempt", "action_seq", "own_writes", "heartbeat_at", "edits_read_at", "seconds"}
+    {
+        *(
+            "timings",
+            "process",
+            "attempt",
+            "action_seq",
+            "own_writes",
+            "heartbeat_at",
+            "edits_read_at",
+            "seconds",
+        ),
+        *("recovery",),
+    }
 )
+# Links of the audit trail, which follow from times; whether they hold is a place of its own.
+_LINKS = frozenset({"n", "after", "digest"})
 # What a broken-off attempt may add to a history; everything else must be there once.
 _OF_RECOVERY = frozenset({"fail", "retry", "skip", "recover"})
 _ACTION_KEYS = frozenset({"action", "of", "at", "undone_by", "drawn_after_action"})
@@ -76,9 +92,14 @@ def dump(db: Any, folder: Path) -> Dump:
             places |= {f"{short}/{_digest(text)}": f"{n} x {text}" for text, n in counted.items()}
     for record in db[database.RUNS].find():
         places[f"{database.RUNS}/{record['run']}"] = _canonical(_run(plain, record))
+        broken = trail.problems(record, list(db[database.ACTIONS].find({"run": record["run"]})))
+        places[f"trail/{record['run']}"] = _canonical(broken)
     actions, repeated = plain.actions()
     places |= {f"{database.ACTIONS}/{text}": "there" for text in actions}
-    places |= {f"files/{p.relative_to(folder)}": _file(plain, p) for p in sorted(folder.rglob("*"))}
+    found = sorted(folder.rglob("*"))
+    places |= {
+        f"files/{_NAMED_BY_TIME.sub('time', str(p.relative_to(folder)))}": _file(plain, p) for p in found
+    }
     return Dump(places, repeated)
 
 
@@ -99,6 +120,7 @@ class _Plain:
                     for label in value.get("detections") or []
                 }
         self._words = {str(i) for i in self._known}
+        self.links = {h.get("digest") for r in db[database.RUNS].find() for h in r["history"]}
         self._actions = {(a["run"], a["seq"]): a for a in db[database.ACTIONS].find()}
 
     def __call__(self, value: Any, run: str = "", key: str = "") -> Any:
@@ -171,9 +193,14 @@ class _Plain:
 
 
 def _run(plain: _Plain, record: dict[str, Any]) -> dict[str, Any]:
-    history = [h for h in record["history"] if h["event"] not in _OF_RECOVERY]
+    history = [_entry(h) for h in record["history"] if h["event"] not in _OF_RECOVERY]
     shown = plain({**record, "history": history}, record["run"])
     return {k: v for k, v in shown.items() if k not in ("failed_from", "failed_stage", "error")}
+
+
+def _entry(entry: Mapping[str, Any]) -> dict[str, Any]:
+    figures = {k: v for k, v in (entry["figures"] or {}).items() if k != "sealed"}
+    return {**{k: v for k, v in entry.items() if k not in _LINKS}, "figures": figures}
 
 
 def _file(plain: _Plain, path: Path) -> str:
@@ -183,13 +210,21 @@ def _file(plain: _Plain, path: Path) -> str:
         return "folder"
     content = path.read_bytes()
     if path.suffix == ".json":
-        kept = plain(json.loads(content))
-        if isinstance(kept, dict):
-            kept.pop("artifacts", None)  # of a report that is written again: those of the first one, too
+        kept = json.loads(content)
+        if isinstance(kept, dict) and "history" in kept:
+            whole = kept.pop("trail", None) in plain.links
+            # A report that is written again tells of the first one.
+            kept.pop("artifacts", None)
+            kept.pop("completed_at", None)
+            kept = {**_run(plain, kept), "the head is an entry of the trail": whole}
+        kept = plain(kept)
         return _canonical(kept)
     if path.suffix in _TEXTS:
         # Pages tell times and durations in many words; that they are whole is what counts.
-        return f"text that ends in {content.decode()[-8:].strip()!r}"
+        text = content.decode()
+        named = plain.links.intersection(_LINK.findall(text))
+        end = _LINK.sub("link", text[-80:])[-8:].strip()
+        return f"text that names {'an entry' if named else 'no entry'} of the trail, and ends in {end!r}"
     if path.suffix == ".jpg":
         # The report shows labels drawn at random.
         return f"picture, whole: {content.endswith(_JPEG)}"

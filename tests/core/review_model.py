@@ -288,7 +288,9 @@ class Run:
         }
         self.state = "ROLLED_BACK"
 
-    def discard(self) -> None:
+    def discard(self, override: str | None) -> None:
+        if self.state != "IN_REVIEW" and not override:
+            raise Refused(DecisionRefused)
         self.state = "DISCARDED"
 
     # What is on record about it.

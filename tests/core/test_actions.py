@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 from bson import ObjectId
 
-from tests.builders import bring_to, counts, documents, entries, ids_where, labels_in, make_dataset, make_run
+from tests.builders import (
+    bring_to,
+    counts,
+    documents,
+    entries,
+    ids_where,
+    judge_all,
+    labels_in,
+    make_dataset,
+    make_run,
+)
 from valflow import actions, audits, checklist, database, decisions, ledger, runs
 from valflow.errors import IllegalTransition, SelectionError
 from valflow.selections import Selection
@@ -288,6 +300,49 @@ class TestUndo:
             actions.undo(run, "ann")
 
 
+class TestUndoInTheMiddle:
+    """An undo must not overtake the action that it takes back."""
+
+    ACTIONS = {  # noqa: RUF012
+        "tag": ("valflow.problem_tags._holders", lambda run: actions.tag(run, "odd", EVERYTHING, "ann")),
+        "approve": ("valflow.mirroring.mirror_soon", lambda run: actions.approve(run, EVERYTHING, "ann")),
+        "reject": ("valflow.mirroring.mirror_soon", lambda run: actions.reject(run, EVERYTHING, "ann")),
+        "judge": ("valflow.audits.record_verdicts", lambda run: judge_all(run, "not_an_object")),
+    }
+
+    @pytest.mark.parametrize("event", ACTIONS)
+    def test_is_asked_to_try_again(
+        self, run: str, dataset: Any, event: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        place, act = self.ACTIONS[event]
+        refused: list[str] = []
+
+        def undo_before(*arguments: Any) -> Any:
+            if not refused and database.actions().count_documents({"run": run, "actor": "ann"}):
+                refused.append("not at all")
+                with pytest.raises(IllegalTransition) as refusal:
+                    actions.undo(run, "bob")
+                refused[0] = str(refusal.value)
+            return original(*arguments)
+
+        module, _, name = place.rpartition(".")
+        original = getattr(importlib.import_module(module), name)
+        monkeypatch.setattr(place, undo_before)
+        act(run)
+        assert "of ann is being written just now" in refused[0]
+        before = counts(run)
+        assert actions.undo(run, "bob").changed > 0
+        dataset.reload()
+        assert dataset.count_sample_tags() == {}
+        assert counts(run) != before or event == "tag"
+
+    def test_the_action_of_a_dead_process_is_taken_back(self, run: str) -> None:
+        seq = actions.reject(run, EVERYTHING, "ann").seq
+        dead = {"process": f"{socket.gethostname()}:{2**22 + 1}", "heartbeat_at": database.now()}
+        database.actions().update_one({"run": run, "seq": seq}, {"$set": {"writing": dead}})
+        assert actions.undo(run, "bob").changed == 12
+
+
 class TestTag:
     def test_marks_labels_and_their_samples(self, run: str, dataset: Any) -> None:
         one, two = ids_where(run)[:2]
@@ -334,6 +389,17 @@ class TestTag:
         dataset.reload()
         assert len(dataset.match_tags("odd")) == 1
         assert dataset.count_label_tags("auto_in_review")["odd"] == 1
+        actions.undo(run, "ann")
+        dataset.reload()
+        assert len(dataset.match_tags("odd")) == 0
+
+    def test_a_sample_keeps_the_tag_of_a_later_action(self, run: str, dataset: Any) -> None:
+        one, two = ids_where(run)[:2]
+        actions.tag(run, "odd", Selection(label_ids=(one,)), "bob")
+        actions.tag(run, "odd", Selection(label_ids=(two,)), "ann")
+        actions.undo(run, "bob", own=True)
+        dataset.reload()
+        assert len(dataset.match_tags("odd")) == 1
         actions.undo(run, "ann")
         dataset.reload()
         assert len(dataset.match_tags("odd")) == 0

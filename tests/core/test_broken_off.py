@@ -12,10 +12,10 @@ from fiftyone.core.utils import to_slug
 from tasks.triage import decide_by_policy
 from tasks.validate import pass_gate
 from tests.builders import bring_to, counts, edit_label, entries, ids_where, make_dataset, make_run
-from valflow import actions, checklist, database, decisions, ledger, problem_tags, runs
+from valflow import actions, checklist, database, decisions, ledger, problem_tags, promotion, runs
 from valflow.evaluation import evaluate
 from valflow.evaluation.storing import MARKS
-from valflow.review_app import workspace_name
+from valflow.review_app import save_workspace, workspace_name
 from valflow.selections import Selection
 from valflow.states import State
 
@@ -145,3 +145,33 @@ def test_nothing_is_left_of_an_evaluation_that_died(dataset: Any) -> None:
     evaluate(dataset, "auto", "ground_truth", "val_eval", run_key=run)
     assert [d["of"] for d in database.connection()[MARKS].find()] == ["another"]
     database.connection()[MARKS].drop()
+
+
+class TestReferences:
+    """FiftyOne writes a document, and then the dataset's reference to it: a death in between leaves no second one."""
+
+    @pytest.mark.parametrize(
+        ("kind", "collection"), [("workspaces", "workspaces"), ("runs", "runs"), ("saved_views", "views")]
+    )
+    def test_what_lost_its_reference_is_not_made_twice(
+        self, dataset: Any, kind: str, collection: str
+    ) -> None:
+        run = make_run(dataset)
+        actions.tag(run, "false_positive", CATS, "ann")
+        actions.approve(run, CATS, "ann")
+        bring_to(run, dataset, "VALIDATED")
+        promotion.promote(runs.load(run), dataset)
+        save_workspace(runs.load(run), dataset)
+        db, identifier = database.connection(), dataset._doc.id
+        documents = {"_dataset_id": identifier}
+        there = db[collection].count_documents(documents)
+        empty: Any = {} if kind == "runs" else []
+        assert there > 0
+        db["datasets"].update_one({"_id": identifier}, {"$set": {kind: empty}})
+        dataset.reload()
+        save_workspace(runs.load(run), dataset)
+        promotion._register(runs.load(run), dataset)
+        assert db[collection].count_documents(documents) == there
+        assert run in dataset.list_runs()
+        assert dataset.list_saved_views() == ["false_positive"]
+        assert dataset.list_workspaces() == [workspace_name(run)]

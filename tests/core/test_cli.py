@@ -24,8 +24,9 @@ from valflow.stack import Stack
 from valflow.states import State
 
 COMMANDS = (
-    "init", "run", "plan", "runs", "show", "queue", "approve", "reject", "undo", "tag", "audit", "finalize",
-    "discard", "rollback", "report", "export", "why", "calibration", "schedule", "unschedule", "notify", "up", "doctor",
+    "init", "run", "merge", "plan", "runs", "show", "compare", "queue", "approve", "reject", "undo", "tag", "audit",
+    "finalize", "discard", "rollback", "report", "export", "why", "calibration", "schedule", "unschedule", "notify",
+    "up", "doctor",
 )  # fmt: skip
 RUN_KEYS = {
     "run", "dataset", "label_field", "state", "config", "counts", "history", "artifacts", "metrics",
@@ -129,6 +130,8 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
 
 def _needed(name: str) -> list[str]:
     needs_one = {"init", "run", "plan", "show", "why", "unschedule", "report", "export"}
+    if name in ("compare", "merge"):
+        return ["a", "b", *(["--into", "c"] if name == "merge" else [])]
     needs_run = {"approve", "reject", "undo", "audit", "finalize", "discard", "rollback", "queue"}
     return ["latest", "wrong_class"] if name == "tag" else ["latest"] if name in needs_one | needs_run else []
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.builders import counts, make_config, make_dataset, make_run
+from tests.builders import counts, ids_where, make_config, make_dataset, make_run
 from tests.certified import honest_verdicts, make_certified_run, make_large_dataset
 from valflow import (
     actions,
@@ -160,6 +160,27 @@ class TestVerdicts:
         assert database.ledger().count_documents({"run": run, "sample_tags.0": {"$exists": True}}) == 0
         judge(run, 3)
         assert len(tagged(dataset)) == 2
+
+    @pytest.mark.parametrize("first", ["ann", "bob"])
+    def test_an_image_keeps_the_tag_that_somebody_else_put_on_too(
+        self, run: str, dataset: Any, first: str
+    ) -> None:
+        drawn = {i["number"]: str(i["sample_id"]) for i in completeness.current(run)["items"]}
+        number, sample = next((n, s) for n, s in drawn.items() if ids_where(run, sample_id=s))
+        label = ids_where(run, sample_id=sample)[0]
+
+        def tag() -> None:
+            actions.tag(run, "missing_object", Selection(label_ids=(label,)), "ann")
+
+        if first == "ann":
+            tag()
+        completeness.judge(run, {number: "incomplete"}, "bob")
+        if first == "bob":
+            tag()
+        actions.undo(run, first, own=True)
+        assert tagged(dataset) == {sample}
+        actions.undo(run, "carl")
+        assert tagged(dataset) == set()
 
     def test_undo_leaves_the_certificate_alone(self, tmp_path: Path) -> None:
         large = make_large_dataset(tmp_path)

@@ -88,7 +88,7 @@ def test_a_stored_configuration_loads_again() -> None:
         ),
         pytest.param(
             {"model": {"kind": "zoo"}},
-            "model.kind: expected one of 'python', 'field', found 'zoo'",
+            "model.kind: expected one of 'python', 'field', 'merge', found 'zoo'",
             id="kind",
         ),
         pytest.param(

@@ -635,7 +635,7 @@ class TestMasks:
         infer(opening.prepare(runs.load(opened.run), dataset), dataset)
         (failed,) = runs.load(opened.run)["failed"]
         assert failed["filepath"] == sample.filepath
-        assert "Set mask_dir" in failed["reason"]
+        assert "mask_dir" in failed["reason"]
         assert ledger.status_counts(opened.run) == {"failed": 1, "labelled": 2, "empty": 1}
         decisions.submit(opened.run, decisions.Decision("discard", "ann"))
         run = open_review(kind, dataset, mask_dir=str(tmp_path / "masks"))

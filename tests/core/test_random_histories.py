@@ -286,12 +286,12 @@ class Histories(RuleBasedStateMachine):
     @precondition(
         lambda self: self.model.state in ("IN_REVIEW", "REVIEWED", "VALIDATED") and self.model.seq > 8
     )
-    @rule()
-    def discard(self) -> None:
+    @rule(override=st.sampled_from([None, "a test"]))
+    def discard(self, override: str | None) -> None:
         self._do(
             (
-                lambda: decisions.submit(self.model.key, Decision("discard", "ann")),
-                lambda model: model.discard(),
+                lambda: decisions.submit(self.model.key, Decision("discard", "ann", override=override)),
+                lambda model: model.discard(override),
             )
         )
 

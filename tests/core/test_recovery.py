@@ -8,6 +8,7 @@ import subprocess
 import sys
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ def plan(record: runs.Record, flow_run: FlowRunState | None = None, **options: A
     return recovery.plan(record, flow_run, datetime.now(UTC), **options)
 
 
+COLLECTED = datetime.now(UTC)
 JUST_NOW = timedelta(seconds=5)
 RELEASED = {"heartbeat_at": None}
 
@@ -88,6 +90,9 @@ def test_what_is_to_be_done(
     dataset: Any, state: str, left: dict[str, Any], flow_run: FlowRunState | None, kind: str | None
 ) -> None:
     record = orphan(make_run(dataset, state), flow_run_id=str(uuid.uuid4()), **left)
+    if flow_run is not None and flow_run.since is not None:
+        # The table was made when the tests were collected, which may be long ago.
+        flow_run = replace(flow_run, since=flow_run.since + (datetime.now(UTC) - COLLECTED))
     step = plan(record, flow_run)
     assert (step and step.kind) == kind
     if step is not None:
@@ -95,9 +100,42 @@ def test_what_is_to_be_done(
         assert plan(record, flow_run, prefect_answers=False) is None, "what Prefect knows is needed for this"
 
 
+def test_a_process_that_came_and_died_is_not_waited_for(dataset: Any) -> None:
+    beat = database.now() - timedelta(seconds=40)
+    record = orphan(make_run(dataset, "CREATED"), flow_run_id=str(uuid.uuid4()), heartbeat_at=beat)
+    started_before = flow("RUNNING", ago=timedelta(seconds=60))
+    assert started_before.since is not None
+    assert datetime.now(UTC) - started_before.since < recovery.STARTING
+    step = plan(record, started_before)
+    assert step is not None
+    assert step.kind == "go_on"
+    assert plan(record, flow("RUNNING", ago=JUST_NOW)) is None, "this one is another, and may just start"
+
+
 def test_right_after_the_decision_the_decider_resumes(dataset: Any) -> None:
     record = orphan(make_run(dataset, "REVIEWED"), updated_at=database.now())
     assert plan(record, flow("PAUSED")) is None
+
+
+def test_the_review_field_of_a_run_that_was_discarded_in_a_crash_goes(
+    dataset: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(dataset, "IN_REVIEW")
+    with monkeypatch.context() as crash:
+        crash.setattr(decisions, "drop_staging", lambda record: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            decisions.submit(run, decisions.Decision("discard", "ann"))
+    staging = runs.load(run)["staging_field"]
+    dataset.reload()
+    assert dataset.has_field(staging)
+    assert steps_of(run) == [], "whoever discards it may just be at it"
+    orphan(run)
+    [step] = steps_of(run)
+    assert step.kind == "clear"
+    assert "its review field is still there" in recovery.carry_out(step, None)
+    dataset.reload()
+    assert not dataset.has_field(staging)
+    assert steps_of(run) == []
 
 
 def test_a_living_process_is_left_alone(dataset: Any) -> None:

@@ -19,7 +19,7 @@ import pytest
 from bson import ObjectId
 
 from tests.builders import make_config, make_dataset
-from valflow import database, runs
+from valflow import database, runs, schema
 from valflow.config import LabelingConfig, config_from_mapping
 from valflow.errors import IllegalTransition, RunBusy, RunNotFound, StaleAttempt
 from valflow.states import Event, State
@@ -61,7 +61,7 @@ def set_process(run: str, process: str, seconds_ago: float = 0.0) -> None:
 class TestCreate:
     def test_the_record(self, record: runs.Record, config: LabelingConfig) -> None:
         stored = runs.load(record["run"])
-        assert stored["schema_version"] == 1
+        assert stored["schema_version"] == schema.VERSION
         assert stored["run"].isidentifier()
         assert stored["name"] == stored["run"]
         assert (stored["state"], stored["open"], stored["round"], stored["attempt"]) == (

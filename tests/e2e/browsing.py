@@ -16,11 +16,13 @@ ANNOTATED = "annotate-label-"  # before the id of a label in the list of the ann
 class Screen:
     """What a person sees of the panel, and does with the mouse."""
 
-    def __init__(self, page: Any) -> None:
+    def __init__(self, page: Any, within: Any = None) -> None:
         self.page = page
+        self.within = page if within is None else within
 
     def button(self, label: str) -> Any:
-        return self.page.locator("button.MuiButton-root", has_text=re.compile(label)).first
+        """A button by its text, in which the name of its icon comes first."""
+        return self.within.locator("button.MuiButton-root", has_text=re.compile(label)).first
 
     def click(self, label: str, then: str | None = None) -> None:
         self.button(label).click()
@@ -31,13 +33,20 @@ class Screen:
         self.page.get_by_text(re.compile(text)).first.wait_for()
 
     def type(self, label: str, text: str) -> None:
-        field = self.page.locator(f"xpath=//*[contains(text(),'{label}')]/following::input[1]")
+        field = self.within.locator(f"xpath=.//*[contains(text(),'{label}')]/following::input[1]").first
         field.fill(text)
         self.page.keyboard.press("Tab")
 
-    def tiles(self, number: int) -> None:
-        """Wait until the grid holds so many."""
-        self.page.locator("[data-cy=entry-counts]", has_text=re.compile(rf"^{number}\b")).wait_for()
+    def row(self, cell: str) -> None:
+        """Click the row of a table that begins with this cell."""
+        self.page.locator("tr", has=self.page.locator("td", has_text=re.compile(f"^{cell}$"))).locator(
+            "td"
+        ).first.click()
+
+    def tiles(self, number: int, of: str = "") -> None:
+        """Wait until the grid holds so many (patches, samples)."""
+        wanted = re.compile(rf"^{number}\b.*{of}")
+        self.page.locator("[data-cy=entry-counts]", has_text=wanted).wait_for()
         self.page.locator("[data-cy=looker]").first.wait_for()
 
     def number_on(self, label: str) -> int:
@@ -92,16 +101,73 @@ class Screen:
             modal.get_by_label(to, exact=True).first.click()
         return name
 
+    def correct_patch(self, modal: Any, to: str) -> None:
+        """Choose another class for the label of an open patch, whose form the annotation tab shows at once."""
+        modal.get_by_text("Annotate", exact=True).first.click()
+        self._choose_class(modal, to)
+
+    def draw(self, modal: Any, box: tuple[float, float, float, float], label: str) -> None:
+        """Draw a box (x, y, width, height, relative to the picture, which is 4 by 3) and name its class."""
+        modal.locator("[data-cy=detection-mode]").click()
+        left, top, width, height = _picture(modal.locator("[data-cy=lighter-sample-renderer-canvas]").first)
+        x, y = left + box[0] * width, top + box[1] * height
+        mouse = self.page.mouse
+        mouse.move(x, y)
+        mouse.down()
+        for share in (0.5, 1.0):
+            mouse.move(x + share * box[2] * width, y + share * box[3] * height, steps=3)
+        with self.page.expect_response(lambda r: r.request.method == "PATCH" and r.ok):
+            mouse.up()
+        self._choose_class(modal, label)
+
+    def _choose_class(self, modal: Any, name: str) -> None:
+        modal.locator("[data-cy=root_label_container] [role=combobox]").first.click()
+        with self.page.expect_response(lambda r: r.request.method == "PATCH" and r.ok):
+            self.page.get_by_role("option", name=name, exact=True).click()
+
+    def select_label(self, modal: Any, at: tuple[float, float]) -> None:
+        """Click on a label of an open picture, which is 4 by 3, at a place relative to it."""
+        left, top, width, height = _picture(modal.locator("[data-cy=sample-canvas]").first)
+        x, y = left + at[0] * width, top + at[1] * height
+        self.page.mouse.move(x - 3, y - 3)
+        self.page.wait_for_timeout(1000)  # the picture looks what is under the mouse
+        self.page.mouse.click(x, y)
+
+    def judge(self, modal: Any, reviewer: str | None = None) -> Screen:
+        """The panel in an open picture, with the reviewer's name typed."""
+        modal.locator("[data-cy=panel-tab-judge_labels]").click()
+        beside = Screen(self.page, modal)
+        if reviewer:
+            beside.type("Your name", reviewer)
+            beside.sees(f"Your name: {reviewer}")
+        return beside
+
     def close_tile(self) -> None:
-        """Back to the grid."""
+        """Back to the grid, by a click beside the picture."""
         modal = self.page.locator("[data-cy=modal]")
 
         def is_closed() -> bool:
             if modal.count():
-                self.page.keyboard.press("Escape")  # the first ones end what is selected in it
+                self.page.mouse.click(8, 700)
+                self.page.wait_for_timeout(500)
             return modal.count() == 0
 
-        eventually(is_closed, 20)
+        eventually(is_closed, 30)
+
+    def operator(self, label: str) -> None:
+        """Choose an operator in the operator browser."""
+        self.page.keyboard.press("Backquote")
+        self.page.get_by_placeholder(re.compile("operations", re.IGNORECASE)).first.wait_for()
+        self.page.keyboard.type(label)
+        self.page.get_by_text(label, exact=True).last.click()
+
+
+def _picture(canvas: Any) -> tuple[float, float, float, float]:
+    """Where a picture of 4 by 3 lies in the middle of its canvas: left, top, width, height in pixels."""
+    box = canvas.bounding_box()
+    scale = min(box["width"] / 4, box["height"] / 3)
+    width, height = 4 * scale, 3 * scale
+    return box["x"] + (box["width"] - width) / 2, box["y"] + (box["height"] - height) / 2, width, height
 
 
 @contextmanager

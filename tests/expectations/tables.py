@@ -35,8 +35,9 @@ def make_labels(row: int | None = None, **changes: Any) -> pd.DataFrame:
 def make_samples(row: int | None = None, **changes: Any) -> pd.DataFrame:
     """Samples that pass; changed as by ``make_labels``."""
     table = pd.DataFrame({"sample_id": ["sample-0", "sample-1"], "file_exists": True, "labels": [3, 3]})
-    table["filepath"] = "/images/" + table["sample_id"] + ".png"
-    return _changed(table.astype({"sample_id": "str", "filepath": "str"}), row, changes)
+    table["filepath"], table["file_problem"] = "/images/" + table["sample_id"] + ".png", None
+    texts = dict.fromkeys(("sample_id", "filepath", "file_problem"), "str")
+    return _changed(table.astype(texts), row, changes)
 
 
 def make_certificate(row: int | None = None, **changes: Any) -> pd.DataFrame:

@@ -33,6 +33,7 @@ SAMPLES_THERE = "there must be samples with approved labels"
 SAMPLE_ID = "every sample must have an id"
 SAMPLE_ID_ONCE = "no two samples may share an id"
 MEDIA = "the media file must exist"
+READABLE = "the media file must be a readable image"
 COUNT = "the number of labels of a sample must be within bounds"
 GROUPS_THERE = "there must be an audited group"
 GROUP_ONCE = "no two groups may share a name"
@@ -73,6 +74,9 @@ SAMPLES_FAIL: list[Any] = [
     pytest.param(make_samples(0, sample_id=None), SAMPLE_ID, {"row 0 (no id)"}, id="sample without id"),
     pytest.param(make_samples(1, sample_id="sample-0"), SAMPLE_ID_ONCE, {"sample-0"}, id="id twice"),
     pytest.param(make_samples(1, file_exists=False), MEDIA, {"sample-1"}, id="media file gone"),
+    pytest.param(
+        make_samples(1, file_problem="an empty file"), READABLE, {"sample-1"}, id="media file unreadable"
+    ),
     pytest.param(make_samples(1, labels=0), COUNT, {"sample-1"}, id="no label in a sample"),
     pytest.param(make_samples(1, labels=11), COUNT, {"sample-1"}, id="too many labels in a sample"),
 ]

@@ -13,6 +13,7 @@ class Reviewer:
     """One browser with the panel open.
 
     Attributes:
+        picture: id of the sample or patch that is open.
         state: of the panel, as the browser would send it with the next click.
         said: ``(variant, message)`` of the notifications of the last click.
         asked: ``(operator, params)`` of everything the last click asked the App for.
@@ -20,6 +21,7 @@ class Reviewer:
 
     def __init__(self, dataset: Any, name: str = "", panel: str = PANEL_URI) -> None:
         self.dataset, self.panel = dataset, panel
+        self.picture: str | None = None
         self.state: dict[str, Any] = {"reviewer": name} if name else {}
         self.said: list[tuple[str, str]] = []
         self.asked: list[tuple[str, dict[str, Any]]] = []
@@ -35,7 +37,7 @@ class Reviewer:
         import fiftyone.operators as foo
 
         message = {"panel_id": "p", "__method__": handler, "panel_state": self.state, **params}
-        app = {"dataset": self.dataset, **(context or {})}
+        app = {"dataset": self.dataset, "current_sample": self.picture, **(context or {})}
         result = foo.execute_operator(self.panel, ctx=app, params=message)
         assert not result.error, result.error
         self.said, self.asked = [], []
@@ -45,6 +47,8 @@ class Reviewer:
             if name == "patch_panel_state":
                 for key, value in asked["state"].items():
                     pydash.set_(self.state, key, value)
+            elif name == "open_sample":
+                self.picture = asked["id"]
             elif name == "notify":
                 self.said.append((asked["variant"], asked["message"]))
         return self

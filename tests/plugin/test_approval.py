@@ -140,7 +140,8 @@ class TestJudgingOneByOne:
         """The panel in an open picture of the audit."""
         approval.click("start_audit")
         beside = Reviewer(dataset, "ann", panel=f"{PLUGIN}/judge_labels")
-        return beside.click("on_load", context={"current_sample": approval.grid[0]})
+        beside.picture = approval.grid[0]
+        return beside.click("on_load")
 
     def test_a_verdict_opens_the_next(self, judge: Reviewer, approval: Reviewer, run: str) -> None:
         assert judge.state["place"] == "1 of 6"
@@ -155,20 +156,85 @@ class TestJudgingOneByOne:
         assert judge.was_asked("close_sample")
 
     def test_twice_is_once(self, judge: Reviewer, run: str) -> None:
-        before = dict(judge.state)
+        before, picture = dict(judge.state), judge.picture
         judge.click("judge", verdict="correct")
-        judge.state = before
+        judge.state, judge.picture = before, picture
         assert "no verdict" in judge.click("judge", verdict="bad_box").refusal()
         assert audits.latest(run)["items"][0]["verdict"] == "correct"
 
+    def test_a_verdict_means_the_picture_that_is_open(
+        self, judge: Reviewer, approval: Reviewer, run: str
+    ) -> None:
+        judge.picture = approval.grid[2]  # the panel was not told yet
+        judge.click("judge", verdict="bad_box")
+        verdicts = {str(i["label_id"]): i["verdict"] for i in audits.latest(run)["items"]}
+        assert {i: v for i, v in verdicts.items() if v} == {approval.grid[2]: "bad_box"}
+
+    def test_a_name_field_that_is_left_draws_nothing(self, judge: Reviewer) -> None:
+        # Its event comes after that of the click that left it, with the state of before.
+        for typed in ("", "ann"):
+            assert not judge.click("name_reviewer", value=typed).asked
+
     def test_another_picture(self, judge: Reviewer) -> None:
-        judge.click("on_change_current_sample", context={"current_sample": "0" * 24})
-        assert "not part of an audit" in judge.drawn()
+        judge.picture = "0" * 24
+        assert "no labeling run" in judge.click("on_change_current_sample").drawn()
 
     def test_nobody_judges_without_a_name(self, judge: Reviewer) -> None:
         judge.state.pop("reviewer")
         judge.click("name_reviewer", value="")
         assert "Type your name" in judge.click("judge", verdict="correct").refusal()
+
+
+class TestDecidingInAPicture:
+    @pytest.fixture
+    def beside(self, ann: Reviewer, dataset: Any) -> Reviewer:
+        """The panel beside a sample of which the labels cat 0.6 and dog 0.3 are undecided."""
+        beside = Reviewer(dataset, "ann", panel=f"{PLUGIN}/judge_labels")
+        beside.picture = ann.click("change_mode", mode="samples").grid[0]
+        return beside.click("on_load")
+
+    @staticmethod
+    def picked(run: str, beside: Reviewer) -> dict[str, Any]:
+        """One of the undecided labels, selected in the picture."""
+        label = next(
+            i for i in ids_where(run, state="undecided") if entries(run)[i]["sample_id"] == beside.picture
+        )
+        return {"label_id": label, "field": "auto_in_review", "sample_id": beside.picture}
+
+    def test_all_that_is_undecided_in_it(self, beside: Reviewer, run: str) -> None:
+        assert "Add 2 labels for approval" in beside.drawn()
+        assert beside.click("approve").success() == "2 labels approved"
+        assert "Add 0 labels" in beside.drawn()
+        assert counts(run)["approved"] == 8
+
+    def test_the_labels_that_are_selected(self, beside: Reviewer, run: str) -> None:
+        picked = {"selected_labels": [self.picked(run, beside)]}
+        assert "Reject 1 label" in beside.click("on_change_selected_labels", context=picked).drawn()
+        assert not beside.click("on_change_selected_labels", context=picked).asked
+        assert beside.click("reject", context=picked).success() == "1 label rejected"
+        assert ids_where(run, state="rejected") == [picked["selected_labels"][0]["label_id"]]
+        assert beside.was_asked("clear_selected_labels")
+
+    def test_a_patch(self, beside: Reviewer, run: str) -> None:
+        beside.picture = self.picked(run, beside)["label_id"]
+        beside.click("on_change_current_sample").click("approve")
+        assert entries(run)[beside.picture]["state"] == "approved"
+
+    def test_what_somebody_else_decided_stays(self, beside: Reviewer, run: str) -> None:
+        picked = self.picked(run, beside)
+        actions.reject(run, Shown(label_ids=(picked["label_id"],)), "bob")
+        refused = beside.click("approve", context={"selected_labels": [picked]}).refusal()
+        assert "bob decided so" in refused
+
+    def test_the_review_has_ended(self, beside: Reviewer, run: str) -> None:
+        decisions.submit(run, decisions.Decision("discard", "bob"))
+        assert "no run that is in review" in beside.click("approve").refusal()
+        assert "no labeling run" in beside.drawn()
+
+    def test_nobody_decides_without_a_name(self, beside: Reviewer, run: str) -> None:
+        beside.state.pop("reviewer")
+        assert "Type your name" in beside.click("reject").refusal()
+        assert beside.click("name_reviewer", value="ann").click("reject").success() == "2 labels rejected"
 
 
 class TestFinalizing:

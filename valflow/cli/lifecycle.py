@@ -21,8 +21,8 @@ _LONGEST_WAIT = 3600.0
 # Without a server, Prefect starts a temporary one; a busy machine needs longer than its usual 20 s.
 _PREFECT_SETTINGS = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "DO_NOT_TRACK": "1",
+    # No page in a browser may read the temporary server's answers; Prefect's own default lets all.
+    "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": "http://127.0.0.1",
 }
 
 
@@ -30,7 +30,17 @@ def run(options: Any) -> Result:
     """`valflow run`: in this process, or through the deployment."""
     from valflow.config import load_config
 
-    config = load_config(options.config, options.set)
+    return start(load_config(options.config, options.set), options, options.config)
+
+
+def start(config: Any, options: Any, name: str) -> Result:
+    """Plan, trigger or run a configuration, as the options say.
+
+    Args:
+        config: the configuration.
+        options: with ``dry_run``, ``deploy`` and ``debug``.
+        name: of the configuration, for people.
+    """
     if options.dry_run:
         from valflow.planning import make_plan, plan_in_words
 
@@ -39,7 +49,7 @@ def run(options: Any) -> Result:
         return Result(plan_in_words(plan), plan)
     if options.deploy:
         return _trigger(config)
-    _say(f"checking {options.config}")
+    _say(f"checking {name}")
     _check(config)
     _say("running in this process")
     return _run_here(config, options.debug)
@@ -93,7 +103,8 @@ def discard(options: Any) -> Result:
             return Result(
                 "not confirmed; nothing was decided", {"run": record["run"], "outcome": "not confirmed"}, 1
             )
-    decided = decisions.submit(record["run"], decisions.Decision("discard", reviewer, options.note))
+    decision = decisions.Decision("discard", reviewer, options.note, override=options.override)
+    decided = decisions.submit(record["run"], decision)
     if decided.get("suspended_in"):
         _resume(decided)
     return Result(

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
+from valflow import homes
 from valflow.cli.parser import build_parser
 from valflow.errors import (
     AuditError,
@@ -20,6 +21,7 @@ from valflow.errors import (
     ValflowError,
 )
 from valflow.markup import for_terminal
+from valflow.quiet import be_quiet
 
 DONE, REFUSED, BAD_INPUT = 0, 1, 2
 _BAD_INPUT_ERRORS = (ConfigError, RunNotFound, SelectionError, AuditError, SuiteError)
@@ -32,10 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 done, awaiting review, or skipped; 1 the run failed or was refused; 2 bad input.
     """
     options = build_parser().parse_args(arguments)
+    be_quiet()
     # Models, suites and checks of the user's own are imported from where the command is given.
     sys.path.insert(0, os.getcwd())
     try:
-        _join_running_stack()
+        homes.join(homes.home())
         # Prefect and FiftyOne print what they like; with --json, stdout carries one document and nothing else.
         with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
             result = options.command(options)
@@ -53,14 +56,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `valflow runs | head`: the rest is not wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return int(result.exit_code)
-
-
-def _join_running_stack() -> None:
-    """Use database and Prefect of the stack that runs in this home, where nothing else is set."""
-    from valflow.homes import environment, home
-
-    for name, value in environment(home()).items():
-        os.environ.setdefault(name, value)
 
 
 def _report(error: BaseException, options: Any, exit_code: int) -> int:

@@ -109,7 +109,13 @@ def up(options: Any) -> Result:
     from valflow import stack
 
     ports = stack.Ports(prefect=options.prefect_port, app=options.port)
-    stack.up(app=not options.no_app, database=options.database, ports=ports)
+    stack.up(
+        app=not options.no_app,
+        database=options.database,
+        secure=options.secure,
+        new_secret=options.new_secret,
+        ports=ports,
+    )
     return Result()
 
 

@@ -8,7 +8,17 @@ from collections.abc import Callable
 from typing import Any
 
 from valflow import __version__
-from valflow.cli import evidence, labels, lifecycle, notifying, operations, reviewing, rollbacks, views
+from valflow.cli import (
+    evidence,
+    labels,
+    lifecycle,
+    notifying,
+    operations,
+    reviewing,
+    rollbacks,
+    several,
+    views,
+)
 
 # Makes a command of a name, what it calls, and a summary.
 Add = Callable[[str, Callable[..., Any], str], argparse.ArgumentParser]
@@ -53,14 +63,27 @@ def _add_starting(add: Add) -> None:
 
     run = add("run", lifecycle.run, "run a configuration until it awaits review")
     run.add_argument("config", metavar="CONFIG", help="YAML file")
-    run.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting (repeatable)"
+    _start(run)
+
+    merge = add(
+        "merge", several.merge, "make one run of what several runs have found, and take it to its review"
     )
-    where = run.add_mutually_exclusive_group()
-    where.add_argument(
-        "--deploy", action="store_true", help="trigger the deployment instead of working in this process"
+    _runs_together(merge)
+    merge.add_argument("--into", metavar="FIELD", required=True, help="label field of the new run")
+    merge.add_argument(
+        "--strategy",
+        choices=("agreement", "best", "union"),
+        default="agreement",
+        help="agreement: objects that all runs found, or --votes of them; union: each object once; best: per class "
+        "the run with the highest F1 (default: %(default)s)",
     )
-    where.add_argument("--dry-run", action="store_true", help="print the plan, write nothing")
+    merge.add_argument("--votes", type=int, metavar="N", help="runs that must have found an object")
+    merge.add_argument(
+        "--ground-truth",
+        metavar="FIELD",
+        help="of true labels, for best (default: what all runs are evaluated against)",
+    )
+    _start(merge)
 
     plan = add("plan", evidence.plan, "tell how many labels a person will have to look at")
     plan.add_argument("config", metavar="CONFIG", help="YAML file")
@@ -77,6 +100,15 @@ def _add_looking(add: Add) -> None:
     runs.add_argument("--dataset")
     runs.add_argument("--limit", type=int, default=20)
     _run(add("show", views.show, "show a run"))
+
+    compare = add("compare", several.compare, "show runs of different models side by side")
+    _runs_together(compare)
+    compare.add_argument(
+        "--ground-truth",
+        metavar="FIELD",
+        help="of true labels (default: what the runs are evaluated against)",
+    )
+    compare.add_argument("--picture", metavar="FILE.png", help="draw the comparison, too")
 
     queue = add("queue", views.queue, "list what is left to review, the least certain labels first")
     _run(queue)
@@ -172,6 +204,9 @@ def _add_ending(add: Add) -> None:
     _run(discard)
     _reviewer(discard)
     discard.add_argument("--note", help="why")
+    discard.add_argument(
+        "--override", metavar="REASON", help="discard although somebody has decided to finalize"
+    )
     discard.add_argument("--yes", action="store_true", help="do not ask")
 
     rollback = add("rollback", rollbacks.rollback, "take the labels of a finalized run out again")
@@ -259,6 +294,12 @@ def _add_by_the_clock(add: Add) -> None:
     up.add_argument(
         "--database", choices=("own", "default"), help="own: a MongoDB in .valflow/; default: FiftyOne's"
     )
+    up.add_argument(
+        "--secure",
+        action=argparse.BooleanOptionalAction,
+        help="Prefect and App ask for the login in .valflow/login (default: as the last time)",
+    )
+    up.add_argument("--new-secret", action="store_true", help="with a new secret; implies --secure")
     up.add_argument("--port", type=int, help="of the FiftyOne App (default: 5151, or a free one)")
     up.add_argument("--prefect-port", type=int, help="of the Prefect server (default: 4200, or a free one)")
 
@@ -269,6 +310,34 @@ def _add_by_the_clock(add: Add) -> None:
 
 def _run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help=RUN_HELP)
+
+
+def _start(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting (repeatable)"
+    )
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--deploy", action="store_true", help="trigger the deployment instead of working in this process"
+    )
+    where.add_argument("--dry-run", action="store_true", help="print the plan, write nothing")
+
+
+def _runs_together(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="keys of two runs or more, of one dataset")
+    parser.add_argument(
+        "--labels",
+        choices=("predicted", "approved"),
+        default="predicted",
+        help="predicted: all but what was rejected; approved: as decided (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--iou",
+        type=float,
+        default=0.5,
+        metavar="X",
+        help="least overlap of labels that mean the same object (default: %(default)s)",
+    )
 
 
 def _reviewer(parser: argparse.ArgumentParser) -> None:

@@ -39,7 +39,12 @@ def _serve(record: dict[str, Any], options: Any) -> Result:
         print(EXPOSED, file=sys.stderr)
     name = {"VALFLOW_REVIEWER": options.reviewer} if options.reviewer else {}
     server = app_server(
-        homes.state_folder(home), port, address=options.address, env={**name, **_same_database()}, cwd=home
+        homes.state_folder(home),
+        port,
+        address=options.address,
+        env={**name, **_same_database()},
+        cwd=home,
+        login=homes.login_for(home),
     )
     server.start()
     # Bound to every interface, it answers this machine at the usual one.
@@ -61,7 +66,7 @@ def _same_database() -> dict[str, str | None]:
     import fiftyone as fo
 
     uri = fo.config.database_uri
-    return {"FIFTYONE_DO_NOT_TRACK": "true", **({"FIFTYONE_DATABASE_URI": uri} if uri else {})}
+    return {"FIFTYONE_DATABASE_URI": uri} if uri else {}
 
 
 def _open(address: str | None, options: Any) -> None:

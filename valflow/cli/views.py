@@ -19,6 +19,8 @@ COUNTS = (
     "failed_samples",
 )
 
+MOST_ROWS = 200
+
 
 def runs(options: Any) -> Result:
     """`valflow runs`."""
@@ -122,6 +124,7 @@ def document_of(record: dict[str, Any]) -> dict[str, Any]:
         "exports",
         "timings",
         "failed",
+        "intake",
         "model",
         "prefect_url",
     ):
@@ -146,6 +149,7 @@ def document_without_run(config: Any) -> dict[str, Any]:
 
 def describe(record: dict[str, Any]) -> str:
     """A run in a few lines, for a terminal."""
+    from valflow import intake
     from valflow.review_page import class_rows
 
     counts = {**dict.fromkeys(COUNTS, 0), **record["counts"]}
@@ -158,7 +162,10 @@ def describe(record: dict[str, Any]) -> str:
         ),
     ]
     if record["class_table"]:
-        lines += ["", _indented(text_table(class_rows(record)))]
+        lines += ["", _indented(text_table(class_rows(record)[:MOST_ROWS]))]
+        if len(record["class_table"]) > MOST_ROWS:
+            lines.append(f"  … and {len(record['class_table']) - MOST_ROWS:,} more classes; --json has all")
+    lines += [f"  note: {odd}" for odd in intake.sentences_of(record)]
     lines += _certificate(record)
     if record.get("checklist"):
         lines.append("")

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from valflow import database
+from valflow import database, references
 from valflow.evaluation.labels import Images, LabelTable
 from valflow.evaluation.matching import Comparison
 from valflow.evaluation.storing import save_results
 from valflow.label_types import LabelType
+from valflow.schema_changes import changing
 
 # What FiftyOne calls it where an image has no label.
 NONE = "(none)"
@@ -66,12 +67,14 @@ def store(
         comparison: the labels of both fields on them.
         whole_dataset: whether these are all images of the dataset.
     """
-    if dataset.has_evaluation(eval_key):
-        dataset.delete_evaluation(eval_key)
     method = config.build()
-    # The run comes first: after a crash it still says that the fields are ours.
-    method.register_run(dataset, eval_key)
-    method.register_samples(dataset, eval_key)
+    with changing(dataset):
+        references.adopt(dataset, "evaluations", eval_key)
+        if dataset.has_evaluation(eval_key):
+            dataset.delete_evaluation(eval_key)
+        # The run comes first: after a crash it still says that the fields are ours.
+        method.register_run(dataset, eval_key)
+        method.register_samples(dataset, eval_key)
     same = {"$eq": [f"${config.pred_field}.label", f"${config.gt_field}.label"]}
     for start in range(0, len(images), _WRITE_BATCH):
         batch = {"_id": {"$in": images.ids[start : start + _WRITE_BATCH].tolist()}}
@@ -81,7 +84,8 @@ def store(
     dataset.sync_last_modified_at()
     dataset.reload()
     build = functools.partial(_results, method, eval_key, comparison, len(images))
-    save_results(dataset, method, eval_key, build, mark=eval_key, whole_dataset=whole_dataset)
+    with changing(dataset):
+        save_results(dataset, method, eval_key, build, mark=eval_key, whole_dataset=whole_dataset)
 
 
 def _results(method: Any, eval_key: str, comparison: Comparison, images: int, samples: Any) -> Any:

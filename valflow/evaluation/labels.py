@@ -245,12 +245,20 @@ def _table(columns: list[list[Any]]) -> LabelTable:
         ids=_objects(ids),
         sample=np.array(places, dtype=np.int64),
         confidence=np.array(confidences, dtype=np.float64),  # None becomes NaN
-        boxes=np.array(boxes, dtype=np.float64).reshape(len(ids), 4),
+        boxes=_box_array(boxes),
         crowd=np.fromiter(
             (flag is not None and flag == flag and bool(flag) for flag in crowds), bool, len(crowds)
         ),
         run=_objects(runs),
     )
+
+
+def _box_array(boxes: Sequence[Any]) -> np.ndarray:
+    """(N, 4) boxes; one of missing or endless numbers becomes a box without area, which overlaps nothing."""
+    whole = [b if isinstance(b, list | tuple) and len(b) == 4 else (np.nan,) * 4 for b in boxes]
+    found = np.array(whole, dtype=np.float64).reshape(len(boxes), 4)
+    found[~np.isfinite(found).all(axis=1)] = 0.0
+    return found
 
 
 def _documents(

@@ -13,12 +13,13 @@ import numpy as np
 import orjson
 from bson import ObjectId
 
-from valflow import database
+from valflow import database, references
 from valflow.errors import EvaluationError
 from valflow.evaluation.labels import Images, LabelTable
 from valflow.evaluation.matching import IOU_THRESHOLDS, MAX_PREDICTIONS, Comparison
 from valflow.evaluation.scores import RECALLS, Sweep
 from valflow.label_types import DETECTIONS, LabelType
+from valflow.schema_changes import changing
 
 # Samples whose marks travel to the database at a time.
 _WRITE_BATCH = 1_000
@@ -90,21 +91,24 @@ def store(
         curves: their precision over recall, in FiftyOne's order.
         whole_dataset: whether these are all images of the dataset.
     """
-    if dataset.has_evaluation(eval_key):
-        dataset.delete_evaluation(eval_key)
     method = config.build()
-    # The run comes first: after a crash it still says that the fields are ours.
-    method.register_run(dataset, eval_key)
-    method.register_samples(dataset, eval_key)
+    with changing(dataset):
+        references.adopt(dataset, "evaluations", eval_key)
+        if dataset.has_evaluation(eval_key):
+            dataset.delete_evaluation(eval_key)
+        # The run comes first: after a crash it still says that the fields are ours.
+        method.register_run(dataset, eval_key)
+        method.register_samples(dataset, eval_key)
     write_marks(dataset, config, eval_key, images, comparison)
-    save_results(
-        dataset,
-        method,
-        eval_key,
-        functools.partial(_results, method, eval_key, comparison, curves),
-        mark=_sample_fields(eval_key)[0],
-        whole_dataset=whole_dataset,
-    )
+    with changing(dataset):
+        save_results(
+            dataset,
+            method,
+            eval_key,
+            functools.partial(_results, method, eval_key, comparison, curves),
+            mark=_sample_fields(eval_key)[0],
+            whole_dataset=whole_dataset,
+        )
 
 
 def coco_config(

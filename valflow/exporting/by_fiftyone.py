@@ -22,6 +22,7 @@ from valflow.label_types import WORKFLOW_TAGS, LabelDict, LabelType
 
 _WRITE_BATCH = 1_000
 _SHOWN = 3
+_XML_MARKUP = set("<>&")
 _TEXT_FILES = (".xml", ".yaml")
 
 
@@ -44,6 +45,8 @@ def write(selection: Selection, folder: Path, form: Format, media: str) -> list[
     labels: list[list[LabelDict]] = [[] for _ in selection.documents]
     for place, found in selection.labels():
         labels[place] = found
+    if form.is_raw_xml:
+        _check_xml(selection, labels, form)
     with _temporary_dataset() as dataset, _quiet():
         _fill(dataset, selection, labels)
         try:
@@ -85,6 +88,18 @@ def check(
         raise _difference(f"samples: {_keys_that_differ(set(names), set(found))}")
     for image, labels, size in zip(names, written, selection.sizes, strict=True):
         _compare(image, found[image], labels, size, form, selection.label_type)
+
+
+def _check_xml(selection: Selection, labels: list[list[LabelDict]], form: Format) -> None:
+    """FiftyOne puts names into XML as they are; better to say so than to leave a file that nobody can read."""
+    names = {str(label["label"]) for found in labels for label in found}
+    names |= {os.path.basename(path) for path in selection.paths}
+    broken = sorted(name for name in names if _XML_MARKUP & set(name))
+    if broken:
+        raise ExportError(
+            f"expected names without <, > and & for {form.name!r}, because FiftyOne's exporter writes them into XML as "
+            f"they are; found {', '.join(map(repr, broken[:_SHOWN]))}. Rename them, or export to coco or fiftyone"
+        )
 
 
 def settle_paths(folder: Path, final: Path) -> None:

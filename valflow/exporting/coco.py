@@ -120,7 +120,8 @@ def check(selection: Selection, written: Written, folder: Path, media: str) -> N
         _must_equal("images that are missing", sorted(set(names) - there), [])
     place = {image["id"]: i for i, image in enumerate(images)}
     _must_equal("image of each label", [place[a["image_id"]] for a in annotations], written.image.tolist())
-    category = {number: selection.classes.index(name) for number, name in classes.items()}
+    place_of = {name: i for i, name in enumerate(selection.classes)}
+    category = {number: place_of[name] for number, name in classes.items()}
     _must_equal(
         "class of each label", [category[a["category_id"]] for a in annotations], written.category.tolist()
     )

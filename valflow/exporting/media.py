@@ -14,7 +14,8 @@ MEDIA = (COPY, SYMLINK, NONE)
 def unique_names(paths: Sequence[str], *, by_stem: bool = False) -> list[str]:
     """File names for images that come from several folders: the own name, else with ``-2``, ``-3``, ...
 
-    These are the names that FiftyOne gives, except that a name that is itself taken is passed over.
+    These are the names that FiftyOne gives, except that a name that is itself taken is passed over;
+    ``%`` becomes ``-`` as there.
 
     Args:
         paths: where the images are.
@@ -27,6 +28,7 @@ def unique_names(paths: Sequence[str], *, by_stem: bool = False) -> list[str]:
     names = []
     for path in paths:
         stem, extension = os.path.splitext(os.path.basename(path))
+        stem = stem.replace("%", "-")
         name, count = stem + extension, 1
         while (os.path.splitext(name)[0] if by_stem else name) in taken:
             count += 1

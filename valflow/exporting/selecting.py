@@ -170,7 +170,8 @@ def _hidden(dataset: Any) -> frozenset[str]:
 
 
 def _check_classes(occurring: Counter[str | None], classes: Sequence[str], label_field: str) -> None:
-    strangers = {name: n for name, n in occurring.items() if name not in frozenset(classes)}
+    known = frozenset(classes)
+    strangers = {name: n for name, n in occurring.items() if name not in known}
     if strangers:
         named = ", ".join(f"{name!r} ({n} labels)" for name, n in list(strangers.items())[:_SHOWN])
         raise ExportError(

@@ -16,6 +16,7 @@ from valflow.exporting.formats import Format, format_named, refusal
 from valflow.exporting.media import COPY, MEDIA, NONE
 from valflow.exporting.selecting import Selection, select
 from valflow.label_types import DETECTIONS, LabelType
+from valflow.places import inside
 
 RUN_SCOPE, FIELD_SCOPE = "run", "field"
 SCOPES = (RUN_SCOPE, FIELD_SCOPE)
@@ -59,15 +60,14 @@ def export_labels(
     Raises:
         ExportError: an argument cannot work, the folder belongs to something else, or what was read back
             differs from the dataset. Nothing was put in place then.
+        OutsideFolder: a link, or the run's key, leads out of the directory.
     """
     form = format_named(format)
     label_type = label_type or type_of_field(dataset, label_field) or DETECTIONS
     _check_arguments(form, scope, media, label_type)
-    folder = (
-        Path(directory).expanduser().absolute()
-        / run_key
-        / (form.name if scope == RUN_SCOPE else f"{form.name}_field")
-    )
+    name = form.name if scope == RUN_SCOPE else f"{form.name}_field"
+    # Whether the last folder may be replaced is looked at by itself.
+    folder = inside(Path(directory).expanduser().absolute(), run_key) / name
     check_replaceable(folder, run_key, overwrite_own)
     selection = select(
         dataset,

@@ -10,8 +10,8 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from valflow.config import FieldModelConfig, ModelConfig
-from valflow.models import existing, python
+from valflow.config import FieldModelConfig, MergeModelConfig, ModelConfig, PythonModelConfig
+from valflow.models import existing, merge, python
 from valflow.models.source import Source
 
 __all__ = ["Source", "open_model"]
@@ -29,7 +29,9 @@ def open_model(config: ModelConfig) -> Source:
 @functools.lru_cache(maxsize=4)
 def _open_cached(config_json: str, config_type: Any) -> Source:
     config = config_type.model_validate_json(config_json)
-    opener: Callable[[Any], Source] = (
-        existing.open_field if config_type is FieldModelConfig else python.open_python
-    )
-    return opener(config)
+    openers: dict[Any, Callable[[Any], Source]] = {
+        FieldModelConfig: existing.open_field,
+        MergeModelConfig: merge.open_merge,
+        PythonModelConfig: python.open_python,
+    }
+    return openers[config_type](config)

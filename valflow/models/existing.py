@@ -8,7 +8,7 @@ from typing import Any
 
 from bson import ObjectId
 
-from valflow import collector, database
+from valflow import class_names, collector, database
 from valflow.choosing_types import type_of_field
 from valflow.config import FieldModelConfig
 from valflow.label_types import DETECTIONS
@@ -33,8 +33,7 @@ class FieldSource:
         label_type = type_of_field(dataset, self.field)
         if label_type is None:
             return []
-        found = database.samples_of(dataset).distinct(f"{label_type.path(self.field)}.label")
-        return sorted(label for label in found if label is not None)
+        return class_names.names_in(dataset, f"{label_type.path(self.field)}.label")
 
     @collector.paused()
     def fetch(self, dataset: Any, sample_ids: Sequence[ObjectId]) -> list[Any]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from bson import ObjectId
 
-from valflow import database
+from valflow import database, image_files
 
 _READERS = 4
 
@@ -28,8 +27,8 @@ def read_image(path: str | None) -> Any:
 
     if path is None:
         return LookupError("the sample was deleted")
-    if not os.path.isfile(path):
-        return FileNotFoundError("no such file")
+    if problem := image_files.problem_of(path):
+        return ValueError(problem)
     try:
         image = foui.read(path)
     except Exception as error:  # noqa: BLE001 - decoders raise many types; recorded as the sample's failure

@@ -10,6 +10,7 @@ from typing import Any
 
 from bson import ObjectId
 
+from valflow.allowed_imports import check_allowed
 from valflow.config import PythonModelConfig
 from valflow.errors import ConfigError
 from valflow.models import images
@@ -61,8 +62,9 @@ def open_python(config: PythonModelConfig) -> PythonSource:
     """Import and instantiate a model.
 
     Raises:
-        ConfigError: it does not import, or is no ``fiftyone.core.models.Model`` of images.
+        ConfigError: it may not be imported here, does not import, or is no ``fiftyone.core.models.Model`` of images.
     """
+    check_allowed(config.path)
     from fiftyone.core.models import Model
 
     module_name, _, class_name = config.path.partition(":")

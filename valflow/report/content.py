@@ -10,7 +10,7 @@ from valflow.report import formats
 from valflow.report.blocks import Block, Code, Inline, Report, Section
 from valflow.report.certificate import proven_section
 from valflow.report.classes import class_section, galleries_of
-from valflow.report.outcome import failed_section, files_section, verification_section
+from valflow.report.outcome import failed_section, files_section, odd_section, verification_section
 from valflow.report.quality import evaluation_section, validation_section
 from valflow.report.review import review_section
 from valflow.report.steps import steps_of
@@ -39,6 +39,7 @@ def report_of(record: Record, tiles: Mapping[str, Sequence[Tile]] | None = None)
         evaluation_section(record),
         verification_section(record),
         files_section(record),
+        odd_section(record),
         failed_section(record),
         history_section(record),
         settings_section(record),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from valflow import intake
 from valflow.report import formats
 from valflow.report.blocks import (
     Bar,
@@ -114,6 +115,14 @@ def files_section(record: Record) -> Section | None:
         ]
         blocks += [Heading("Files"), Table([Column("what"), Column("where")], places)]
     return Section("files", "Exports and files", blocks)
+
+
+def odd_section(record: Record) -> Section | None:
+    """What was odd about the predictions, and what was made of it."""
+    told = intake.sentences_of(record)
+    if not told:
+        return None
+    return Section("odd", "Odd predictions", [Paragraph(f"{words[0].upper()}{words[1:]}.") for words in told])
 
 
 def failed_section(record: Record) -> Section | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from valflow import __version__, trail
+from valflow.places import inside, write_inside
 from valflow.report.blocks import Chart, Columns
 from valflow.report.charts import compose
 from valflow.report.classes import picture_name
@@ -44,6 +45,7 @@ def write_report(
 
     Raises:
         OSError: the directory cannot be written to.
+        OutsideFolder: a link in it leads elsewhere.
     """
     directory = Path(directory)
     plain = {**with_versions(as_json(dict(record))), "trail": trail.head(record)}
@@ -57,7 +59,7 @@ def write_report(
     readable = {**plain, "artifacts": _relative(plain.get("artifacts") or {}, directory)}
     for own in places:
         readable["artifacts"].pop(own, None)
-    folder = directory / "pictures"
+    folder = inside(directory, "pictures")
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in pictures.items():
         _write(folder / name, content)
@@ -117,7 +119,4 @@ def _relative(artifacts: Mapping[str, Any], directory: Path) -> dict[str, str]:
 
 
 def _write(path: Path, content: bytes | str) -> None:
-    """Replace a file at once, so that a reader never sees half of it."""
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "replace"))
-    os.replace(partial, path)
+    write_inside(path, content if isinstance(content, bytes) else content.encode("utf-8", "replace"))
