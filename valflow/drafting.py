@@ -48,6 +48,7 @@ def draft_config(dataset_name: str) -> str:
         dataset=_quoted(dataset_name),
         label_field=_free_name(dataset, f"auto_{label_type.name}"),
         label_type="auto" if predictions else label_type.name,
+        export="coco" if label_type.has_boxes else "fiftyone_classifications",
         model=_model_lines(predictions),
         classes=_one_line(
             f": {', '.join(classes[:20])}{' …' if len(classes) > 20 else ''}" if classes else ""
@@ -130,6 +131,6 @@ review: {{required: true, reviewers: [], note: null}}
 validation: {{suites: [labels, samples]}}
 {evaluation}
 export:
-  - {{format: coco, dir: exports, scope: run}}
+  - {{format: {export}, dir: exports, scope: run}}
 output_dir: valflow_runs
 """
