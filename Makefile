@@ -6,7 +6,7 @@ PORT  ?=
 ARGS  ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test up lint bench screenshots clean
+.PHONY: help setup demo test up lint bench soak screenshots clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -33,6 +33,9 @@ lint: $(READY)  ## ruff and mypy
 
 bench: $(READY)  ## side-by-side benchmarks, with the limit beside each figure
 	$(PY) -m benchmarks $(ARGS)
+
+soak: $(READY)  ## 50 recurring runs in a row, and what grows with them (ARGS="--runs 20" for fewer)
+	$(PY) -m tests.soak $(ARGS)
 
 screenshots: $(READY)  ## the pictures of the panel in docs/pictures (needs a Chromium)
 	$(PY) -m scripts.screenshots

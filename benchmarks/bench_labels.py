@@ -74,8 +74,8 @@ def run_ours(meter: Meter, samples: int, name: str) -> Outcome:
     with meter.measure(*parts) as cost["decision"]:
         stages.freeze(run)
     _pass_the_gate(run)
-    parts = ((promotion, "digest_of"), (promotion, "_verify"))
-    with meter.measure(*parts) as cost["promote"]:
+    of_promotion = ((promotion, "digest_of"), (promotion, "_make_copy"), (promotion, "_verify"))
+    with meter.measure(*of_promotion) as cost["promote"]:
         stages.finalize(run)
     assert runs.load(run)["counts"]["finalized"] == done.approved
     done.costs = cost
@@ -186,7 +186,15 @@ def add_rows(meter: Meter, ours: Outcome, theirs: Outcome) -> None:
     loop = other["promote loop"].cpu
     meter.row("finalize: loop with save()", n, loop)
     meter.against("finalize: FiftyOne, clone_sample_field()", n, other["promote"].cpu, loop)
-    meter.against("finalize: valflow, promotion with schema", n, promote.rest, loop, LEAST_PROMOTION)
+    copy = promote.apart["_make_copy"]
+    meter.against(
+        "finalize: valflow, safety copy and promotion with schema",
+        n,
+        promote.rest + copy,
+        loop,
+        LEAST_PROMOTION,
+    )
+    meter.row("of it the safety copy", n, copy)
     meter.row("check of the digest before it", n, promote.apart["digest_of"])
     meter.row("counts and fingerprints after it", n, promote.apart["_verify"])
 

@@ -78,6 +78,8 @@ class ApprovalTab:
         """Draw the tab."""
         if screen.get("head", {}).get("state") != State.IN_REVIEW.value:
             panel.md(screen.get("fate", ""), name="fate")
+            if screen.get("head", {}).get("state") == State.ROLLED_BACK.value:
+                self.render_roll_back(panel, "Back into review")  # type: ignore[attr-defined]
             if screen.get("waiting"):
                 panel.view("follow", types.TimerView(interval=LOOK_EVERY, on_interval=self.follow))
             return
@@ -134,6 +136,13 @@ def _fate(record: runs.Record) -> str:
         )
     if state is State.DISCARDED:
         return said + "None of its labels became final; its predictions stay in the ledger."
+    if state is State.ROLLED_BACK:
+        rollback = record["rollback"]
+        why = f": {markdown_text(rollback['note'])}" if rollback["note"] else "."
+        return (
+            f"**{markdown_text(rollback['reviewer'])}** rolled it back{why} Its labels left "
+            f"{layout.code(record['label_field'])}; its predictions and all decisions stay in the ledger."
+        )
     waits = overview.waits_for(record)
     url = record.get("prefect_url")
     page = f" [Its Prefect page]({url})" if url else ""
@@ -141,5 +150,7 @@ def _fate(record: runs.Record) -> str:
         State.REVIEWED: "Validation is next.",
         State.VALIDATED: "Validated; the labels are being written.",
         State.FINALIZING: "The labels are being written.",
+        State.ROLLING_BACK: "It is being taken back.",
+        State.REOPENING: "Its labels are coming back into review.",
     }
     return f"{said}{steps.get(state, 'The model is at work.')} Waits for {markdown_text(waits)}.{page}"

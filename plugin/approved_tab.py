@@ -10,7 +10,7 @@ import fiftyone.operators.types as types
 from valflow import overview, runs
 from valflow.review_page import markdown_text
 
-from . import layout
+from . import layout, rolling
 from .answers import told
 from .screen import LOOK_EVERY, Screen
 
@@ -36,6 +36,23 @@ class ApprovedTab:
     def show_work_list(self, ctx: Any) -> None:
         """Show the samples that reviewers tagged."""
         ctx.ops.set_view(name=ctx.params["name"])
+
+    @told
+    def roll_back(self, ctx: Any) -> None:
+        """Look what a rollback would do, and ask for a confirmation of exactly that."""
+        screen = Screen(ctx)
+        run = screen.record()["run"]
+        seen = rolling.what_is_there(run)
+        ctx.prompt(
+            rolling.OPERATOR,
+            params={"run": run, "reviewer": screen.reviewer, "digest": seen["digest"], "preview": seen},
+            on_success=self.rolled_back,
+        )
+
+    @told
+    def rolled_back(self, ctx: Any) -> None:
+        """The dialog is closed; whatever it did is in the database."""
+        self.open(ctx, Screen(ctx).record()["run"])  # type: ignore[attr-defined]
 
     @told
     def show_final(self, ctx: Any) -> None:
@@ -67,6 +84,7 @@ class ApprovedTab:
         ]
         if links:
             panel.md("**Results**\n\n" + "\n".join(links), name="links")
+        self.render_roll_back(panel, "Roll back")
         lists = screen.get("work_lists", [])
         if lists:
             panel.md("**Work lists**: samples with a problem tag", name="lists_heading")
@@ -81,6 +99,16 @@ class ApprovedTab:
                     variant="outlined",
                 )
             bar.btn("show_final", label="All final labels", on_click=self.show_final, variant="outlined")
+
+    def render_roll_back(self, panel: types.Object, label: str) -> None:
+        """The button that takes the run back, or back into review."""
+        panel.btn(
+            "roll_back",
+            label=label,
+            icon="settings_backup_restore",
+            on_click=self.roll_back,
+            variant="outlined",
+        )
 
 
 def _shown(path: str) -> str:

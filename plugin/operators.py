@@ -15,16 +15,18 @@ from valflow.label_types import PROBLEM_TAGS
 from valflow.review_page import markdown_text
 from valflow.states import State
 
-from . import layout
+from . import layout, rolling
 
 
-class _OnOpenRun(foo.Operator):
-    """An operator on one run in review, of which there must be one."""
+class _OnRun(foo.Operator):
+    """An operator on one run, of which there must be one: in review, unless a subclass says otherwise."""
 
     name_of_operator: str
     label: str
     icon: str
     does: str  # in the answer, as in "12 labels approved"
+    nothing = "No run is in review"
+    remedy = "no labeling run that waits for a person; start one with New run."
 
     @property
     def config(self) -> foo.OperatorConfig:
@@ -39,14 +41,14 @@ class _OnOpenRun(foo.Operator):
     def resolve_input(self, ctx: Any) -> types.Property:
         """Run and reviewer; why it cannot run, where it cannot."""
         inputs = types.Object()
-        named, waiting = ctx.params.get("run"), _in_review(ctx)
+        named, waiting = ctx.params.get("run"), self.choices(ctx)
         if not waiting and named is None:
             name = ctx.dataset.name if ctx.dataset is not None else "this dataset"
             inputs.view(
                 "nothing",
                 types.Warning(
-                    label="No run is in review",
-                    description=f"{name} has no labeling run that waits for a person; start one with New run.",
+                    label=self.nothing,
+                    description=f"{name} has {self.remedy}",
                 ),
             )
             return types.Property(inputs, view=types.View(label=self.label))
@@ -62,6 +64,10 @@ class _OnOpenRun(foo.Operator):
         self.ask(ctx, inputs)
         return types.Property(inputs, view=types.View(label=self.label))
 
+    def choices(self, ctx: Any) -> list[runs.Record]:
+        """The runs that it can act on."""
+        return _in_review(ctx)
+
     def ask(self, ctx: Any, inputs: types.Object) -> None:
         """What else the operator asks for."""
 
@@ -69,7 +75,7 @@ class _OnOpenRun(foo.Operator):
         """Do it, and tell what became of it; a refusal is an answer, not a crash."""
         try:
             with mirroring.answering():
-                said = self.act(ctx, _record(ctx), str(ctx.params.get("reviewer") or "").strip())
+                said = self.act(ctx, self._record(ctx), str(ctx.params.get("reviewer") or "").strip())
         except ValflowError as refusal:
             ctx.ops.notify(str(refusal), variant="error")
             return {"refused": str(refusal)}
@@ -81,8 +87,14 @@ class _OnOpenRun(foo.Operator):
         """What the operator does; returns it in words."""
         raise NotImplementedError
 
+    def _record(self, ctx: Any) -> runs.Record:
+        run = ctx.params.get("run")
+        if not run:
+            raise RunNotFound(f"{self.nothing.lower()}: this dataset has {self.remedy}")
+        return runs.load(run)
 
-class _OnLabels(_OnOpenRun):
+
+class _OnLabels(_OnRun):
     """An operator on the labels that are selected, or that a class and a range of confidence choose."""
 
     states: tuple[str, ...] = ()
@@ -159,7 +171,7 @@ class TagLabels(_OnLabels):
         return f"{reviewing.in_words(done.changed)} tagged {name}"
 
 
-class UndoAction(_OnOpenRun):
+class UndoAction(_OnRun):
     """Undo."""
 
     name_of_operator, label, icon = "undo_action", "undo my last action", "undo"
@@ -170,7 +182,7 @@ class UndoAction(_OnOpenRun):
         return f"{reviewing.in_words(done.changed)} as before"
 
 
-class FinalizeLabels(_OnOpenRun):
+class FinalizeLabels(_OnRun):
     """Confirm the approved labels."""
 
     name_of_operator, label, icon = "finalize_labels", "finalize labels", "verified"
@@ -221,6 +233,26 @@ class FinalizeLabels(_OnOpenRun):
             )
         decided = decisions.submit(record["run"], decision)
         return resuming.resume_decided(decided).message
+
+
+class RollBackRun(_OnRun):
+    """Take a finished run back."""
+
+    name_of_operator, label, icon = "roll_back_run", "roll back a run", "settings_backup_restore"
+    nothing = "No run is final"
+    remedy = "no labeling run whose labels are final, and none that was rolled back."
+
+    def choices(self, ctx: Any) -> list[runs.Record]:
+        """Those that are through."""
+        return rolling.runs_that_are_through(ctx)
+
+    def resolve_input(self, ctx: Any) -> types.Property:
+        """The dialog."""
+        return rolling.dialog(ctx.params) if ctx.params.get("run") else super().resolve_input(ctx)
+
+    def act(self, ctx: Any, record: runs.Record, reviewer: str) -> str:
+        """See ``rolling_back.roll_back``."""
+        return rolling.carry_out(ctx.params, record["run"], reviewer)
 
 
 class NewRun(foo.Operator):
@@ -291,13 +323,6 @@ def _impossible(why: str) -> types.Property:
     return types.Property(inputs, view=types.View(label="Finalize Labels"))
 
 
-def _record(ctx: Any) -> runs.Record:
-    run = ctx.params.get("run")
-    if not run:
-        raise RunNotFound("no labeling run of this dataset is in review; start one with New run")
-    return runs.load(run)
-
-
 def _named(reviewer: str) -> str:
     if not reviewer:
         raise SelectionError("who does this? Give your name")
@@ -319,4 +344,4 @@ def _dialog(preview: dict[str, Any], reviewer: Any) -> str:
     return "\n".join([head, "|---|---|", *lines])
 
 
-OPERATORS = (NewRun, ApproveLabels, RejectLabels, UndoAction, TagLabels, FinalizeLabels)
+OPERATORS = (NewRun, ApproveLabels, RejectLabels, UndoAction, TagLabels, FinalizeLabels, RollBackRun)

@@ -96,7 +96,9 @@ def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
     shutil.copy(ROOT / "tests" / "ask_person.py", home)
     ask_person = Deployment(flow="ask-person", name="ask-person", entrypoint="ask_person.ask_person")
     # Ten nights of a daily schedule; Prefect plans only three ahead otherwise.
-    env = {"PREFECT_SERVER_SERVICES_SCHEDULER_MIN_RUNS": "10"}
+    temporary = home / "temporary"
+    temporary.mkdir()
+    env = {"PREFECT_SERVER_SERVICES_SCHEDULER_MIN_RUNS": "10", "TMPDIR": str(temporary)}
     with Stack(home, database="default", deployments=(*DEPLOYMENTS, ask_person), env=env) as stack:
         yield stack
 

@@ -200,7 +200,14 @@ def tag(run: str, name: str, selection: Selection, reviewer: str, note: str | No
         )
     run = record["run"]
     _check_known(run, selection)
-    if not ledger.count_where({"run": run, **selection.document_query()}, selection.condition()):
+    query, entry = selection.document_query(), selection.entry_query()
+    # Where a query says it all, one label that matches is enough.
+    there = {"run": run, **query}
+    if not (
+        database.ledger().find_one(there, {"_id": 1})
+        if entry is not None
+        else ledger.count_where(there, selection.condition())
+    ):
         raise SelectionError(_nothing_selected(run, selection, "tagged"))
     record = begin(run)
     seq = record["action_seq"]
@@ -211,7 +218,6 @@ def tag(run: str, name: str, selection: Selection, reviewer: str, note: str | No
     if name not in record.get("own_tags", []):
         database.runs().update_one({"run": run}, {"$addToSet": {"own_tags": name}})
     new = {"tags.tag": {"$ne": name}}
-    query, entry = selection.document_query(), selection.entry_query()
     added = {"tag": name, "action": seq}
     if entry is not None:
         database.ledger().update_many(
@@ -385,7 +391,12 @@ def who_decided(record: runs.Record) -> str:
 
 def not_being_confirmed() -> dict[str, Any]:
     """Condition on a run record: nobody is copying its approval set right now."""
-    return {"$or": [{"freezing": None}, {"freezing.at": {"$lt": database.now() - FREEZE_EXPIRES}}]}
+    now = database.now()
+    expired = [
+        {"freezing.at": {"$lt": now - FREEZE_EXPIRES}},
+        {"freezing.at": {"$gt": now + FREEZE_EXPIRES}},  # the clock was set back since
+    ]
+    return {"$or": [{"freezing": None}, *expired]}
 
 
 def begin(run: str) -> runs.Record:

@@ -181,20 +181,19 @@ def fresh_verdicts(audit: Audit, verdicts: Mapping[int, str], known: Sequence[st
 
 
 def record_verdicts(audit: Audit, verdicts: Mapping[int, str], reviewer: str, action: int) -> None:
-    """Write verdicts down, by number; what another one judged meanwhile stays."""
-    time = database.now()
-    for number, verdict in verdicts.items():
-        database.audits().update_one(
-            {"_id": audit["_id"], "items": {"$elemMatch": {"number": number, "verdict": None}}},
-            {
-                "$set": {
-                    "items.$.verdict": verdict,
-                    "items.$.reviewer": reviewer,
-                    "items.$.time": time,
-                    "items.$.action": action,
-                }
-            },
-        )
+    """Write verdicts down, by number and all at once; what another one judged meanwhile stays."""
+    numbers, said = list(verdicts), list(verdicts.values())
+    place = {"$indexOfArray": [numbers, "$$i.number"]}
+    judged = {
+        "verdict": {"$arrayElemAt": [said, place]},
+        "reviewer": {"$literal": reviewer},
+        "time": database.now(),
+        "action": action,
+    }
+    is_fresh = {"$and": [{"$in": ["$$i.number", numbers]}, {"$lte": ["$$i.verdict", None]}]}
+    item = {"$cond": [is_fresh, {"$mergeObjects": ["$$i", judged]}, "$$i"]}
+    items = {"$map": {"input": "$items", "as": "i", "in": item}}
+    database.audits().update_one({"_id": audit["_id"]}, [{"$set": {"items": items}}])
 
 
 def _consequences(

@@ -293,6 +293,15 @@ class ExportConfig(Section):
     )
 
 
+class SafetyCopies(Section):
+    """Copies of label field and tags of the samples concerned, made before each finalization and rollback."""
+
+    keep: int = Field(
+        5, ge=0, le=1000, strict=True, description="So many of the latest per label field; 0 makes none"
+    )
+    max_age: Duration = Field("30d", description="Older ones go, too (30d, 12h)")
+
+
 class LabelingConfig(Section):
     """Everything that one labeling run needs to know."""
 
@@ -334,6 +343,9 @@ class LabelingConfig(Section):
     validation: ValidationConfig = Field(default_factory=ValidationConfig, description="The quality gate")
     evaluation: EvaluationConfig | None = Field(None, description="Comparison with ground truth")
     export: list[ExportConfig] = Field(default_factory=list, description="Exports of the finalized labels")
+    safety_copies: SafetyCopies = Field(
+        default_factory=SafetyCopies, description="What is kept to bring a label field back"
+    )
     output_dir: str = Field("valflow_runs", description="Folder of reports and run records")
 
     @field_validator("approval", mode="before")
@@ -581,6 +593,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "validation": ValidationConfig,
     "evaluation": EvaluationConfig,
     "export": ExportConfig,
+    "safety_copies": SafetyCopies,
     "approval.lot": LotConfig,
 }
 

@@ -24,6 +24,8 @@ ACTIONS = "valflow_actions"
 AUDITS = "valflow_audits"
 BATCHES = "valflow_batches"
 LOCKS = "valflow_locks"
+COPIES = "valflow_copies"
+COPIED = "valflow_copied"
 
 # "majority" is the server's own default where there are several, and one is a majority of one.
 JOURNALED = WriteConcern("majority", j=True)
@@ -89,6 +91,16 @@ def locks() -> Collection[dict[str, Any]]:
     return connection()[LOCKS]
 
 
+def copies() -> Collection[dict[str, Any]]:
+    """One record per safety copy."""
+    return connection()[COPIES]
+
+
+def copied() -> Collection[dict[str, Any]]:
+    """What the safety copies hold: one document per copy and sample."""
+    return connection()[COPIED]
+
+
 def dataset_of(record: dict[str, Any]) -> Any:
     """The FiftyOne dataset of a run, under whatever name it has now.
 
@@ -142,3 +154,5 @@ def _create_indexes(db: Database[dict[str, Any]]) -> None:
     db[AUDITS].create_index([("run", ASCENDING), ("drawn_at", DESCENDING)])
     db[AUDITS].create_index([("fingerprint", ASCENDING), ("drawn_at", DESCENDING)])
     db[BATCHES].create_index([("run", ASCENDING), ("part", ASCENDING)], unique=True)
+    db[COPIES].create_index([("dataset_id", ASCENDING), ("label_field", ASCENDING), ("at", DESCENDING)])
+    db[COPIES].create_index([("run", ASCENDING), ("at", DESCENDING)])

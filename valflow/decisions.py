@@ -302,7 +302,7 @@ def _accept(record: runs.Record, decision: Decision, frozen: Preview) -> runs.Re
             "review": {
                 **record["review"],
                 "decided_at": time,
-                "seconds": (time - opened).total_seconds(),
+                "seconds": max((time - opened).total_seconds(), 0.0),
                 "reviewers": checklist.reviewer_statistics(record["run"]),
             },
         },

@@ -27,7 +27,7 @@ from valflow import (
     worker,
 )
 from valflow.config import LabelingConfig, MergeModelConfig, PythonModelConfig
-from valflow.database import RUNS
+from valflow.database import COPIES, RUNS
 from valflow.errors import ConfigError, StackError
 from valflow.login import login_file
 from valflow.processes import is_port_taken
@@ -83,6 +83,7 @@ def diagnose(home: Path | None = None, config: LabelingConfig | None = None) -> 
     findings += [
         _database(home),
         *_trails(home),
+        *_copies(home),
         *_folders(home, config),
         *_login(home),
         _plugin(home),
@@ -200,8 +201,7 @@ def _trails(home: Path) -> list[Finding]:
     from pymongo import MongoClient
     from pymongo.errors import PyMongoError
 
-    uri = mongod.configured_uri() or homes.environment(home).get("FIFTYONE_DATABASE_URI")
-    uri = uri or next(iter(mongod.embedded_uris()), None)
+    uri = _uri_in_use(home)
     if uri is None:
         return []
     try:
@@ -216,6 +216,32 @@ def _trails(home: Path) -> list[Finding]:
     if wrong:
         return [Finding("audit trail", False, problem, remedy) for problem in wrong]
     return [Finding("audit trail", True, f"{count} runs, every entry where and as it was written")]
+
+
+def _copies(home: Path) -> list[Finding]:
+    """The safety copies there are; nothing where the database does not run, or does not answer."""
+    from pymongo import MongoClient
+    from pymongo.errors import PyMongoError
+
+    uri = _uri_in_use(home)
+    if uri is None:
+        return []
+    try:
+        with MongoClient(uri, serverSelectionTimeoutMS=3000) as client:  # type: ignore[var-annotated]
+            copies = client[os.environ.get("FIFTYONE_DATABASE_NAME", "fiftyone")][COPIES]
+            found = list(copies.find({"complete": True, "going": False}, {"at": 1, "bytes": 1}))
+    except PyMongoError:
+        return []  # told by the check of the database
+    if not found:
+        return [Finding("safety copies", True, "none yet; one is made before each finalization and rollback")]
+    size, oldest = sum(c["bytes"] for c in found) / 1e6, min(c["at"] for c in found)
+    detail = f"{len(found)}, together {size:.1f} MB, the oldest of {oldest:%Y-%m-%d}; `valflow show RUN` lists them"
+    return [Finding("safety copies", True, detail)]
+
+
+def _uri_in_use(home: Path) -> str | None:
+    uri = mongod.configured_uri() or homes.environment(home).get("FIFTYONE_DATABASE_URI")
+    return uri or next(iter(mongod.embedded_uris()), None)
 
 
 def _folders(home: Path, config: LabelingConfig | None) -> list[Finding]:
@@ -340,7 +366,7 @@ def _plugin(home: Path) -> Finding:
 
 def _worker(api: str) -> Finding:
     beats = worker.heartbeats(api)
-    age = datetime.now(UTC) - max(beats) if beats else None
+    age = max(datetime.now(UTC) - max(beats), timedelta(0)) if beats else None
     if age is not None and age < SILENT_WORKER:
         return Finding("worker", True, f"last heard of {age.total_seconds():.0f} s ago")
     detail = (

@@ -271,6 +271,21 @@ def _frozen(record: runs.Record, token: str) -> ledger.Expression:
     entry = {"$arrayElemAt": ["$labels", place]}
     is_approved = {"$eq": [{"$getField": {"field": "state", "input": entry}}, APPROVED]}
     approved = {"$filter": {"input": "$staged", "as": "d", "cond": {"$and": [is_known, is_approved]}}}
+    # What else a person has changed would be lost with the review field.
+    plain = {label: {"$unsetField": {"field": "tags", "input": f"$${label}"}} for label in ("d", "was")}
+    own_tags = {"$setDifference": [shown, {"$ifNull": ["$$was.tags", []]}]}
+    worked_on = {
+        "$let": {
+            "vars": {"was": {"$arrayElemAt": ["$predicted", place]}},
+            "in": {
+                "$or": [
+                    {"$ne": [plain["d"], plain["was"]]},
+                    {"$not": [{"$setIsSubset": [own_tags, list(WORKFLOW_TAGS)]}]},
+                ]
+            },
+        }
+    }
+    left_open = {"$and": [is_known, {"$not": [is_approved]}, worked_on]}
     kept = {
         "$filter": {
             "input": {"$ifNull": ["$labels", []]},
@@ -281,6 +296,7 @@ def _frozen(record: runs.Record, token: str) -> ledger.Expression:
     return {
         "token": {"$literal": token},
         "labels": {"$map": {"input": approved, "as": "d", "in": final}},
+        "left_open": {"$filter": {"input": "$staged", "as": "d", "cond": left_open}},
         "vanished": {
             "$setDifference": [{"$map": {"input": kept, "as": "l", "in": "$$l._id"}}, "$staged._id"]
         },

@@ -20,11 +20,12 @@ from valflow.class_names import MOST_CHARACTERS, is_class_name, look_alikes, sho
 from valflow.label_types import LabelDict, LabelType
 from valflow.markup import clean
 
-# MongoDB's documents end at 16 MiB. The ledger keeps the labels of an image as predicted and as decided, and beside
-# each its state and past actions.
+# MongoDB's documents end at 16 MiB, those inside of a pipeline too. The ledger keeps the labels of an image as they
+# were predicted and decided, beside each its state and past actions; freezing joins it with the whole sample.
 DOCUMENT_BYTES = 16 * 1024 * 1024
 _BESIDE_EACH_LABEL = 1_000
 _RESERVE = 256 * 1024
+_SMALL_SAMPLE = 1024 * 1024
 
 # What is counted, and what it means.
 WORDS = {
@@ -111,7 +112,7 @@ def left_out(given: Sequence[LabelDict], kept: Sequence[LabelDict], floor: float
 def large_samples(samples: Any, sample_ids: Sequence[ObjectId]) -> dict[ObjectId, int]:
     """Sizes in bytes of those sample documents that leave little room for labels."""
     size = {"$bsonSize": "$$ROOT"}
-    query = {"_id": {"$in": list(sample_ids)}, "$expr": {"$gt": [size, DOCUMENT_BYTES // 4]}}
+    query = {"_id": {"$in": list(sample_ids)}, "$expr": {"$gt": [size, _SMALL_SAMPLE]}}
     return {d["_id"]: d["n"] for d in samples.aggregate([{"$match": query}, {"$project": {"n": size}}])}
 
 
@@ -120,14 +121,14 @@ def why_not_storable(labels: Sequence[LabelDict], sample_bytes: int = 0) -> str 
 
     Args:
         labels: all labels of one sample.
-        sample_bytes: size of the sample's document without them.
+        sample_bytes: size of the sample's document without them; 0 for a small one.
     """
     try:
         size = len(bson.encode({"labels": labels}))
     except (InvalidDocument, InvalidStringData, OverflowError, UnicodeError, RecursionError) as error:
         return f"a label cannot be stored: {type(error).__name__}: {clean(error)[:200]}"
     beside = _BESIDE_EACH_LABEL * len(labels) + _RESERVE
-    if 2 * size + beside <= DOCUMENT_BYTES and sample_bytes + size + beside <= DOCUMENT_BYTES:
+    if max(sample_bytes, _SMALL_SAMPLE) + 2 * size + beside <= DOCUMENT_BYTES:
         return None
     return (
         f"its {len(labels)} labels take {size / 1e6:.1f} MB, its document {sample_bytes / 1e6:.1f} MB; a document of "

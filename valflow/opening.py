@@ -15,7 +15,7 @@ from valflow.promotion import finalized_runs_into
 from valflow.states import Event, State
 
 # Settings that may change while a failed run is continued: predictions do not depend on them.
-_FREE_TO_CHANGE = ("run_key", "run_name", "max_failed_share", "max_attempts", "output_dir")
+_FREE_TO_CHANGE = ("run_key", "run_name", "max_failed_share", "max_attempts", "safety_copies", "output_dir")
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,13 @@ def _find_own(config: LabelingConfig, flow_run_id: str | None) -> runs.Record | 
 
 
 def _continue(record: runs.Record, flow_run_id: str | None) -> Opened:
-    if record["state"] in (State.ROLLING_BACK.value, State.ROLLED_BACK.value):
+    if record["state"] == State.ROLLED_BACK.value:
         return Opened("skipped", record["run"], f"skipped: run {record['run']} was rolled back; it has ended")
+    if record["state"] in (State.ROLLING_BACK.value, State.REOPENING.value):
+        going = f"run {record['run']} is being taken back ({record['state']})"
+        return Opened(
+            "skipped", record["run"], f"skipped: {going}; `valflow rollback {record['run']}` finishes that"
+        )
     somebody_elses = flow_run_id not in (None, record.get("flow_run_id"))
     if record["state"] == State.IN_REVIEW.value and somebody_elses and record.get("suspended_in"):
         return _skip(record)

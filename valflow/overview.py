@@ -42,7 +42,7 @@ def waits_for(record: runs.Record) -> str:
         return f"a retry of {record.get('failed_stage')}"
     if lots.is_waiting(record):
         return "more labels"
-    if state is State.ROLLING_BACK:
+    if state in (State.ROLLING_BACK, State.REOPENING):
         return "`valflow rollback`"
     if state is State.ROLLED_BACK:
         return f"nobody; taken back by {record['rollback']['reviewer']}"

@@ -57,8 +57,12 @@ def _put_on(record: dict[str, Any], dataset: Any, name: str, action: int, is_rem
     samples, stamp = database.samples_of(dataset), Stamp.take(record["run"])
     this = {"run": record["run"], "seq": action}
     if not is_remembered:
-        for holders in _holders(record["run"], action):
-            _remember(record["run"], samples, path, name, action, list(holders))
+        if samples.find_one({"$or": [{"tags": name}, {f"{path}.tags": name}]}, {"_id": 1}) is None:
+            # Nothing had it before: one update instead of several per batch.
+            _mark_samples({"run": record["run"], "labels.tags.action": action}, name, action)
+        else:
+            for holders in _holders(record["run"], action):
+                _remember(record["run"], samples, path, name, action, list(holders))
         database.actions().update_one(this, {"$set": {"writing": writing(_REMEMBERED)}})
     for holders in _holders(record["run"], action):
         ids = list(holders)
@@ -143,6 +147,12 @@ def _holders(run: str, action: int) -> Iterator[dict[ObjectId, list[ObjectId]]]:
         yield {holder["sample_id"]: holder["ids"] for holder in batch}
 
 
+def _mark_samples(query: Mapping[str, Any], name: str, action: int) -> None:
+    """Note that samples owe the tag to this action."""
+    mark = {"$addToSet": {"sample_tags": {"tag": name, "action": action}}}
+    database.ledger().update_many(query, mark)
+
+
 def _remember(run: str, samples: Any, path: str, name: str, action: int, ids: Sequence[ObjectId]) -> None:
     """Note which samples owe the tag to this action, and which labels do not."""
     _owe(run, samples, name, action, ids)
@@ -171,8 +181,7 @@ def _owe(run: str, samples: Any, name: str, action: int, ids: Sequence[ObjectId]
     there = {d["_id"] for d in samples.find({"_id": {"$in": list(ids)}, "tags": name}, {"_id": 1})}
     had_before = there - {d["sample_id"] for d in owed}
     owing = [i for i in ids if i not in had_before]
-    mark = {"$addToSet": {"sample_tags": {"tag": name, "action": action}}}
-    database.ledger().update_many({"run": run, "sample_id": {"$in": owing}}, mark)
+    _mark_samples({"run": run, "sample_id": {"$in": owing}}, name, action)
     return owing
 
 

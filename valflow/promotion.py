@@ -11,7 +11,7 @@ from typing import Any
 
 from bson import ObjectId
 
-from valflow import database, references, runs
+from valflow import database, references, runs, safety_copies
 from valflow.decisions import drop_staging
 from valflow.errors import PromotionError
 from valflow.fingerprints import changed_samples
@@ -57,11 +57,12 @@ def promote(record: runs.Record, dataset: Any, progress: Progress | None = None)
             Event.BEGIN_FINALIZE,
             actor="system",
             figures=_announced(record),
-            changes={"creates_field": _is_free(record, dataset)},
+            changes={"creates_field": _is_free(record, dataset), "copy": uuid.uuid4().hex},
         )
-    field_id = _declare_label_field(record, dataset)
-    runs.update(runs.fence_of(record), {"field_id": field_id})
     targets = _frozen_samples(record)
+    _make_copy(record, dataset, targets)
+    field_id = declare_label_field(record, dataset)
+    runs.update(runs.fence_of(record), {"field_id": field_id})
     _note_fields_that_exist(record, dataset)
     for start in range(0, len(targets), BATCH):
         batch = targets[start : start + BATCH]
@@ -75,20 +76,21 @@ def promote(record: runs.Record, dataset: Any, progress: Progress | None = None)
     drop_staging(record)
     dataset.reload()
     dataset.sync_last_modified_at()
-    with changing(dataset):
-        _register(record, dataset)
+    register(record, dataset)
     counts = {
         **record["counts"],
         "finalized": verification["written"],
         "discarded": record["counts"]["predicted"] - record["counts"]["approved"],
     }
-    return runs.transition(
+    record = runs.transition(
         record,
         Event.FINALIZE,
         actor="system",
         figures={"announced": verification["announced"], "written": verification["written"]},
         changes={"verification": verification, "counts": counts, "heartbeat_at": None},
     )
+    safety_copies.prune(record)
+    return record
 
 
 def field_identity(dataset: Any, label_field: str) -> dict[str, Any] | None:
@@ -188,7 +190,8 @@ def _is_free(record: runs.Record, dataset: Any) -> bool:
     return False
 
 
-def _declare_label_field(record: runs.Record, dataset: Any) -> str:
+def declare_label_field(record: runs.Record, dataset: Any) -> str:
+    """Declare the label field of a run and say whose it is; already there is fine. Returns the field's identity."""
     with changing(dataset):
         return _declare(record, dataset)
 
@@ -229,6 +232,14 @@ def _require_field(record: runs.Record, dataset: Any) -> None:
         raise PromotionError(
             f"the label field {name!r} of {record['dataset']} was deleted or renamed while run {record['run']} was "
             f"being finalized. Nothing is lost: `valflow finalize {record['run']}` makes it anew and goes on"
+        )
+
+
+def _make_copy(record: runs.Record, dataset: Any, samples: list[ObjectId]) -> None:
+    """Before the first label is written; nothing can be copied any more where it was begun without."""
+    if record.get("copy"):
+        safety_copies.make(
+            record, dataset, record["copy"], "finalize", record["decision"]["reviewer"], samples
         )
 
 
@@ -356,8 +367,13 @@ def _deleted_since(record: runs.Record, dataset: Any) -> dict[ObjectId, int]:
     return {d["_id"]: d["n"] for d in frozen if d["_id"] not in there}
 
 
-def _register(record: runs.Record, dataset: Any) -> None:
+def register(record: runs.Record, dataset: Any) -> None:
     """Leave marks where FiftyOne users look: a custom run, and a saved view per problem tag."""
+    with changing(dataset):
+        _register(record, dataset)
+
+
+def _register(record: runs.Record, dataset: Any) -> None:
     references.adopt(dataset, "runs", record["run"])
     if record["run"] not in dataset.list_runs():
         config = dataset.init_run(

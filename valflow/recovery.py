@@ -42,6 +42,7 @@ PAUSE = timedelta(seconds=30)
 _AT_WORK = (State.CREATED, State.PREDICTED, State.REVIEWED, State.VALIDATED, State.FINALIZING)
 _GOES_ON_BY = {
     State.ROLLING_BACK: "`valflow rollback {run}`",
+    State.REOPENING: "`valflow rollback {run}`",
     State.CREATED: "the same `valflow run CONFIG`",
     State.PREDICTED: "the same `valflow run CONFIG`",
 }
@@ -131,7 +132,7 @@ def plan(
     if kind != "discard" and done:
         if before.get("given_up"):
             return _step(record, "tell", f"{why}; given up after {done} attempts", 0, most, flow)
-        if now < runs.aware(before["at"]) + PAUSE * 2 ** (done - 1):
+        if not _far(now, before["at"], PAUSE * 2 ** (done - 1)):
             return None
         if done >= most:
             return _step(record, "give_up", f"{why}; {done} attempts did not help", 0, most, flow)
@@ -188,7 +189,8 @@ def is_outage(error: BaseException | None) -> bool:
 
 
 def _suspects() -> dict[str, Any]:
-    working = [state.value for state in (*_AT_WORK, State.IN_REVIEW, State.ROLLING_BACK, State.FAILED)]
+    going = (*_AT_WORK, State.IN_REVIEW, State.ROLLING_BACK, State.REOPENING, State.FAILED)
+    working = [state.value for state in going]
     unfinished = {"completed_at": None, "flow_run_id": {"$type": "string"}}
     return {
         "$or": [
@@ -210,11 +212,13 @@ def _found(
 ) -> tuple[Kind, str] | None:
     """What is wrong with a run that no process holds, and which kind of step mends it."""
     state = State(record["state"])
-    is_settled = now - runs.aware(record["updated_at"]) > SETTLED
+    is_settled = _far(now, record["updated_at"], SETTLED)
     if state is State.ROLLING_BACK:
         return "roll_back", "its rollback was broken off"
     if state is State.DISCARDED and record.get("is_cleared") is False and is_settled:
         return "clear", "it is discarded, but its review field is still there"
+    if state is State.REOPENING:
+        return "roll_back", "it was being brought back into review, and that was broken off"
     if state is State.IN_REVIEW and _is_overdue(record, now):
         return "discard", f"nobody worked on its review for {record['config']['review']['discard_after']}"
     if not prefect_answers or is_waiting(record) or (flow is not None and _is_coming(record, flow, now)):
@@ -242,7 +246,8 @@ def _is_coming(record: runs.Record, flow: FlowRunState, now: datetime) -> bool:
     beat = record.get("heartbeat_at")
     if beat is not None and flow.since is not None and runs.aware(beat) > flow.since:
         return False  # it came, and is not alive any more
-    return flow.kind in {"PENDING", "RUNNING"} and flow.since is not None and now - flow.since < STARTING
+    is_new = flow.since is not None and not _far(now, flow.since, STARTING)
+    return flow.kind in {"PENDING", "RUNNING"} and is_new
 
 
 def _is_lost(flow: FlowRunState) -> bool:
@@ -260,6 +265,11 @@ def _leave_to_newer(record: runs.Record) -> Step:
     why = f"its record has version {schema.version_of(record)}, this valflow knows versions up to {schema.VERSION}"
     remedy = "Update valflow here; the newer one goes on with it"
     return Step(record["run"], "tell", why, remedy, 0, 0, None, {})
+
+
+def _far(now: datetime, time: datetime, span: timedelta) -> bool:
+    """Whether a time is further away than a span; in the future, too, where it lies after a clock was set back."""
+    return abs(now - runs.aware(time)) > span
 
 
 def _stage(record: runs.Record) -> list[Any]:
@@ -335,8 +345,11 @@ def _resume(step: Step, api: str | None, _: Callable[[str], object] | None) -> s
 
 def _roll_back(step: Step, api: str | None, _: Callable[[str], object] | None) -> str:
     from valflow import rolling_back
+    from valflow.resuming import ask_again
 
     record = rolling_back.go_on(step.run)
+    if record["state"] == State.IN_REVIEW.value:
+        return f"it is in review again. {ask_again(record, api)}"
     return f"it is {record['state']} now"
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from valflow import prefect_api, runs
-from valflow.errors import StackError
+from valflow.config import LabelingConfig
+from valflow.errors import ConfigError, StackError
 
 
 @dataclass(frozen=True)
@@ -57,3 +58,29 @@ def resume_decided(record: runs.Record, api: str | None = None) -> Resumed:
         )
     done = "resumed the Prefect run" if outcome.is_accepted else "the Prefect run does not wait any more"
     return Resumed("resumed", f"{done}: {record['prefect_url']}")
+
+
+def ask_again(record: runs.Record, api: str | None = None) -> str:
+    """Let a new flow run wait for the decision about a run that was reopened, where one waited before.
+
+    The one before has ended. Should Prefect not answer, nothing is lost: the run goes on wherever it is decided.
+    Harmless when repeated: a round gets one flow run.
+
+    Args:
+        record: the run, in review.
+        api: address of Prefect's API; None finds it.
+
+    Returns:
+        How it goes on, in words.
+    """
+    run = record["run"]
+    here = f"Decide it with `valflow finalize {run}`, which then goes on from there."
+    if not record.get("was_suspended"):
+        return here
+    config = LabelingConfig.model_validate(record["config"]).model_copy(update={"run_key": run})
+    key = f"reopen-{run}-r{record['round']}"
+    try:
+        flow_run = prefect_api.trigger(config, name=record["name"], api=api, idempotency_key=key)
+    except (ConfigError, StackError) as error:
+        return f"No Prefect run waits for it ({error}) {here}"
+    return f"A new Prefect run waits for the decision: {prefect_api.ui_url(flow_run, api)}"

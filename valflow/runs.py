@@ -251,15 +251,15 @@ def require(fence: Fence, state: State) -> None:
         )
 
 
-def while_held(fence: Fence, state: State, match: Record) -> list[Record]:
-    """The first stages of a pipeline over the run records that yields ledger documents.
+def while_held(fence: Fence, state: State, match: Record, collection: str = database.LEDGER) -> list[Record]:
+    """The first stages of a pipeline over the run records that yields documents of the ledger, or of another one.
 
     None where the run is somebody else's by now, or has left the state: looked at on the server, in the very
     operation that writes, so that a process which was given up for dead can wake up at any moment.
     """
     return [
         {"$match": {"run": fence.run, "attempt": fence.attempt, "state": state.value}},
-        {"$lookup": {"from": database.LEDGER, "pipeline": [{"$match": match}], "as": "document"}},
+        {"$lookup": {"from": collection, "pipeline": [{"$match": match}], "as": "document"}},
         {"$unwind": "$document"},
         {"$replaceRoot": {"newRoot": "$document"}},
     ]
@@ -292,26 +292,23 @@ def transition(
     Raises:
         IllegalTransition: the state does not allow the event, or somebody else changed it meanwhile.
         StaleAttempt: another process has taken the run over.
+        RunBusy: the run would be open again, and another one into its field is.
     """
     before = State(record["state"])
     after = advance(before, event, record.get("failed_from"))
     held = _held.get(record["run"])
     fenced = {} if held is None else {"attempt": held}
     known, entry = record, _entry(event.value, before, after, actor, note, figures or {})
+    now = {"state": after.value, "open": after in OPEN_STATES, "updated_at": database.now()}
     while True:
-        updated: Any = database.runs().find_one_and_update(
-            {**_unchanged(known), "state": before.value, **fenced, **(condition or {})},
-            {
-                "$set": {
-                    "state": after.value,
-                    "open": after in OPEN_STATES,
-                    "updated_at": database.now(),
-                    **(changes or {}),
-                },
-                "$push": {"history": trail.next_entry(known, entry)},
-            },
-            return_document=ReturnDocument.AFTER,
-        )
+        try:
+            updated: Any = database.runs().find_one_and_update(
+                {**_unchanged(known), "state": before.value, **fenced, **(condition or {})},
+                {"$set": {**now, **(changes or {})}, "$push": {"history": trail.next_entry(known, entry)}},
+                return_document=ReturnDocument.AFTER,
+            )
+        except DuplicateKeyError:
+            raise _field_is_taken(record) from None
         if updated is not None:
             return updated
         current = load(record["run"])
@@ -327,6 +324,13 @@ def transition(
         f"run {record['run']} was {before.value} and is {current['state']} now: {_last_words(current)}. "
         f"{event.value!r} was not done"
     )
+
+
+def _field_is_taken(record: Record) -> RunBusy:
+    other = find_open(record["dataset_id"], record["label_field"])
+    holder = other["run"] if other else "another run"
+    field = f"{record['dataset']}.{record['label_field']}"
+    return RunBusy(f"run {holder} into {field} is open; finish or discard it first", holder)
 
 
 def update(fence: Fence, changes: Record) -> None:

@@ -19,6 +19,7 @@ class State(StrEnum):
     FINALIZED = "FINALIZED"
     ROLLING_BACK = "ROLLING_BACK"
     ROLLED_BACK = "ROLLED_BACK"
+    REOPENING = "REOPENING"
     DISCARDED = "DISCARDED"
     FAILED = "FAILED"
 
@@ -36,6 +37,8 @@ class Event(StrEnum):
     FINALIZE = "finalize"
     BEGIN_ROLLBACK = "begin_rollback"
     ROLL_BACK = "roll_back"
+    BRING_BACK = "bring_back"
+    BEGIN_REOPEN = "begin_reopen"
     DISCARD = "discard"
     FAIL = "fail"
     RETRY = "retry"
@@ -54,6 +57,11 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.FINALIZING, Event.FINALIZE): State.FINALIZED,
     (State.FINALIZED, Event.BEGIN_ROLLBACK): State.ROLLING_BACK,
     (State.ROLLING_BACK, Event.ROLL_BACK): State.ROLLED_BACK,
+    # From there a run comes back into review, or into the label field by a safety copy.
+    (State.ROLLED_BACK, Event.BEGIN_ROLLBACK): State.ROLLING_BACK,
+    (State.ROLLING_BACK, Event.BEGIN_REOPEN): State.REOPENING,
+    (State.ROLLING_BACK, Event.BRING_BACK): State.FINALIZED,
+    (State.REOPENING, Event.REOPEN): State.IN_REVIEW,
     **{
         (state, Event.DISCARD): State.DISCARDED
         for state in (
@@ -71,7 +79,8 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     },
 }
 
-# Nobody else may label into the same field while a run is in one of these.
+# Nobody else may label into the same field while a run is in one of these. (While it is rolled back in order to be
+# reopened neither, which its record says.)
 OPEN_STATES = frozenset(State) - {State.FINALIZED, State.DISCARDED, State.ROLLING_BACK, State.ROLLED_BACK}
 
 _ORDER = (
@@ -104,6 +113,7 @@ SHOWN_AS = {
     State.FINALIZED: "Approved",
     State.ROLLING_BACK: "Rolling back",
     State.ROLLED_BACK: "Rolled back",
+    State.REOPENING: "Reopening",
     State.DISCARDED: "Discarded",
     State.FAILED: "Error",
 }
@@ -141,6 +151,6 @@ def advance(state: State | str, event: Event | str, failed_from: State | str | N
 def is_past(state: State | str, milestone: State) -> bool:
     """Whether nothing is left to do up to ``milestone``: a run that has ended is past everything, a FAILED one not."""
     state = State(state)
-    if state in (State.DISCARDED, State.ROLLING_BACK, State.ROLLED_BACK):
+    if state in (State.DISCARDED, State.ROLLING_BACK, State.ROLLED_BACK, State.REOPENING):
         return True
     return state in _ORDER and _ORDER.index(state) >= _ORDER.index(milestone)

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from tests.builders import ids_where, judge_all, make_dataset, make_run
-from valflow import actions, audits, database, decisions, promotion, runs, trail
+from tests.certified import judge_honestly, make_certified_run, make_large_dataset
+from valflow import actions, audits, database, decisions, promotion, rolling_back, runs, trail
 from valflow.errors import DecisionRefused, IllegalTransition, PromotionError
 from valflow.selections import Selection
+from valflow.states import State
 
 
 @pytest.fixture
@@ -110,6 +112,23 @@ def test_what_follows_a_decision_is_no_tampering(decided: str) -> None:
     assert problems(decided) == []
     actions.undo(decided, "bob", own=True)
     assert problems(decided) == []
+
+
+def test_nor_is_what_finalization_and_rollback_do(dataset: Any) -> None:
+    run = make_run(dataset, State.FINALIZED)
+    assert problems(run) == []
+    rolling_back.roll_back(run, "ann")
+    assert problems(run) == []
+
+
+def test_a_certificate_is_sealed_by_the_decision(tmp_path: Path) -> None:
+    large = make_large_dataset(tmp_path)
+    run = make_certified_run(large)
+    judge_honestly(run, large)
+    decisions.submit(run, decisions.Decision("finalize", "ann", override="not what this test is about"))
+    assert problems(run) == []
+    database.runs().update_one({"run": run}, {"$set": {"certificate.wrong": 0, "certificate.audited": 10**6}})
+    assert any("the certificate was changed" in p for p in problems(run))
 
 
 # -- a decision given twice

@@ -30,6 +30,9 @@ def main() -> int:
     parser.add_argument(
         "--whole", type=float, default=0.2, help="share of trials played to the end in any case"
     )
+    parser.add_argument(
+        "--only", help="steps and writes whose description holds this, such as 'judge it: review'"
+    )
     parser.add_argument("--json", type=Path, help="write the trials here")
     options = parser.parse_args()
     memory = Path("/dev/shm")
@@ -88,7 +91,7 @@ def _trials(options: argparse.Namespace, folder: Path, uri: str) -> list[Trial]:
     import fiftyone.utils.eval.coco  # noqa: F401 - imported at its first use otherwise, in every child
     import great_expectations  # noqa: F401
 
-    from tests.chaos.driver import Lab, Target, recover, sample_targets
+    from tests.chaos.driver import Lab, Target, described, recover, sample_targets
     from tests.chaos.scenarios import digits_config, scenarios
     from valflow.models import open_model
 
@@ -100,6 +103,8 @@ def _trials(options: argparse.Namespace, folder: Path, uri: str) -> list[Trial]:
     chosen = [s for s in scenarios(lab.files) if options.scenario is None or s.name in options.scenario]
     before = {s.name: lab.undisturbed(s) for s in chosen}
     plan: list[tuple[Any, Target]] = [(s, t) for s in chosen for t in before[s.name].targets()]
+    if options.only:
+        plan = [(s, t) for s, t in plan if options.only in described(s.steps[t.step].name, t)]
     print(f"{len(plan)} places to die in {sum(len(w) for b in before.values() for w in b.writes)} writes")
     if options.kills is not None:
         wanted = sample_targets([t for _, t in plan], options.kills, options.seed)

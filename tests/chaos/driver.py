@@ -65,8 +65,7 @@ class Trial:
     repeated: int
 
     def __str__(self) -> str:
-        where = f"{self.target.when} write {self.target.write.number} ({self.target.write.what})"
-        return f"{self.scenario}: {self.step}: {self.stage}: {where}"
+        return f"{self.scenario}: {described(self.step, self.target)}"
 
 
 @dataclass
@@ -85,6 +84,12 @@ class Undisturbed:
                 whens = [*([BEFORE] if write.number == 1 else []), *([INSIDE] if write.parts else []), AFTER]
                 found += [Target(step, write, when) for when in whens if when != AFTER or _ends(write)]
         return found
+
+
+def described(step: str, target: Target) -> str:
+    """A place to die, in words."""
+    where = f"{target.when} write {target.write.number} ({target.write.what})"
+    return f"{step}: {target.write.stage}: {where}"
 
 
 def _ends(write: Write) -> bool:

@@ -218,6 +218,24 @@ def _roll_back(_: Enter) -> None:
         rolling_back.roll_back(RUN, "ann", note="a test")
 
 
+def _take_back(rounds: int, wanted: dict[str, Any], _: Enter) -> None:
+    """Roll back in another way; what is there says whether that was done already."""
+    record = runs.load(RUN)
+    if record["state"] in rolling_back.GOING:
+        rolling_back.go_on(RUN)
+    elif record["round"] == rounds and (record.get("rollback") or {}).get("note") != str(wanted):
+        rolling_back.roll_back(RUN, "ann", note=str(wanted), **wanted)
+
+
+def _lose_labels(_: Enter) -> None:
+    """A slip of the hand: the label field of a sample is emptied."""
+    dataset = database.dataset_of(runs.load(RUN))
+    sample = dataset.exists("auto").last()
+    if sample.auto.detections:
+        sample.auto.detections = []
+        sample.save()
+
+
 def _discard(_: Enter) -> None:
     if runs.load(RUN)["state"] != "DISCARDED":
         decisions.submit(RUN, decisions.Decision("discard", "ann", "not worth it"))
@@ -266,6 +284,45 @@ def scenarios(folder: Path) -> list[Scenario]:
                 Step("finish", "", flow),
                 Step("edit a final label", "review", _edit_final),
                 Step("roll back", "rollback", _roll_back),
+            ],
+        ),
+        Scenario(
+            "reopened",
+            make_digits,
+            [
+                Step("label", "", flow),
+                Step("correct a label in the App", "review", _correct),
+                Step("reject by confidence", "review", _reject),
+                Step("judge images", "review", _judge_images),
+                Step("mend", "review", _mend),
+                Step("decide", "decide", partial(_decide, 1)),
+                Step("finish", "", flow),
+                Step("edit a final label", "review", _edit_final),
+                Step(
+                    "reopen",
+                    "reopen",
+                    partial(_take_back, 1, {"reopen": True, "including_edited": True}),
+                ),
+                Step("decide again", "decide", partial(_decide, 2)),
+                Step("finish again", "", flow),
+            ],
+        ),
+        Scenario(
+            "brought back from copies",
+            make_digits,
+            [
+                Step("label", "", flow),
+                Step("judge images", "review", _judge_images),
+                Step("decide", "decide", partial(_decide, 1)),
+                Step("finish", "", flow),
+                Step("roll back", "rollback", partial(_take_back, 1, {})),
+                Step("take that back", "copy", partial(_take_back, 1, {"from_copy": "latest"})),
+                Step("lose labels", "review", _lose_labels),
+                Step(
+                    "back to before the run",
+                    "copy",
+                    partial(_take_back, 1, {"from_copy": "latest", "exactly": True}),
+                ),
             ],
         ),
         Scenario(

@@ -12,7 +12,7 @@ from fiftyone.core.utils import to_slug
 from tasks.triage import decide_by_policy
 from tasks.validate import pass_gate
 from tests.builders import bring_to, counts, edit_label, entries, ids_where, make_dataset, make_run
-from valflow import actions, checklist, database, decisions, ledger, problem_tags, promotion, runs
+from valflow import actions, audits, checklist, database, decisions, ledger, problem_tags, promotion, runs
 from valflow.evaluation import evaluate
 from valflow.evaluation.storing import MARKS
 from valflow.review_app import save_workspace, workspace_name
@@ -175,3 +175,28 @@ class TestReferences:
         assert run in dataset.list_runs()
         assert dataset.list_saved_views() == ["false_positive"]
         assert dataset.list_workspaces() == [workspace_name(run)]
+
+
+def test_the_verdicts_of_one_judge_are_written_down_all_or_none(
+    dataset: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(dataset)
+    audit = audits.draw(run, "ann", size=2, seed=7)
+    said = {item["number"]: "correct" for item in audit["items"]}
+    writes: list[object] = []
+    collection = type(database.audits())
+    update_one = collection.update_one
+    monkeypatch.setattr(
+        collection, "update_one", lambda self, *a, **o: writes.append(a) or update_one(self, *a, **o)
+    )
+    audits.record_verdicts(audit, said, "ann", 7)
+    assert len(writes) == 1, "each write more is a place to die with half of the verdicts"
+    judged = audits.latest(run)
+    assert judged is not None
+    assert [(i["verdict"], i["reviewer"], i["action"]) for i in judged["items"]] == [
+        ("correct", "ann", 7)
+    ] * 2
+    audits.record_verdicts(audit, dict.fromkeys(said, "wrong_class"), "bob", 8)
+    again = audits.latest(run)
+    assert again is not None
+    assert again["items"] == judged["items"], "the first verdict stays"

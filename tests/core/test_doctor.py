@@ -41,6 +41,7 @@ def test_a_sound_machine_is_called_sound(tmp_path: Path, mongod: Mongod) -> None
         "mongod",
         "database",
         "audit trail",
+        "safety copies",
         "folders",
         "plugin",
         "prefect",

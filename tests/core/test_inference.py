@@ -152,7 +152,7 @@ class TestImages:
         [
             pytest.param(None, "no such file", id="missing"),
             pytest.param(b"not an image", "not a readable image", id="corrupt"),
-            pytest.param(b"", "not a readable image", id="empty"),
+            pytest.param(b"", "an empty file", id="empty"),
         ],
     )
     def test_that_cannot_be_read(self, dataset: Any, content: bytes | None, reason: str) -> None:

@@ -39,6 +39,7 @@ from valflow import (
     rolling_back,
     run_exports,
     runs,
+    safety_copies,
 )
 from valflow.errors import AuditError, ConfigError, DecisionRefused, LabelsVanished
 from valflow.selections import Selection
@@ -255,6 +256,37 @@ class TestRollback:
         dataset.reload()
         assert set(final(dataset, kind)) == (set() if including_edited else {cat})
         assert dataset.has_field("auto") != including_edited
+
+    def test_a_run_is_taken_back_into_its_review(self, dataset: Any, kind: Kind) -> None:
+        run = open_review(kind, dataset)
+        cat = ids(run, label="cat")[0]
+        edit_in_review(dataset, kind, cat, label="dog")
+        finalize(run, dataset)
+        before = final(dataset, kind)
+        rolling_back.roll_back(run, "ann", reopen=True)
+        dataset.reload()
+        assert not dataset.has_field("auto")
+        assert in_review(dataset, kind)[cat]["label"] == "dog"
+        assert len(in_review(dataset, kind)) == kind.labels
+        finalize(run, dataset)
+        assert {i: d["label"] for i, d in final(dataset, kind).items()} == {
+            i: d["label"] for i, d in before.items()
+        }
+
+    def test_a_copy_brings_back_what_was_there_before(self, dataset: Any, kind: Kind) -> None:
+        dataset.add_sample_field(
+            "auto", fo.EmbeddedDocumentField, embedded_doc_type=kind.type.fiftyone_class()
+        )
+        sample = dataset.first()
+        sample["auto"] = kind.value([kind.label(4, "cow")])
+        sample.save()
+        before = everything_else(dataset)
+        run = open_review(kind, dataset, append=True)
+        finalize(run, dataset)
+        database.samples_of(dataset).update_many({}, {"$unset": {"auto": ""}})
+        copy = safety_copies.of_run(runs.load(run))[0]["_id"]
+        rolling_back.roll_back(run, "ann", from_copy=copy)
+        assert everything_else(dataset) == before
 
     def test_leaves_labels_of_others_in_a_field_of_theirs(self, dataset: Any, kind: Kind) -> None:
         dataset.add_sample_field(
@@ -624,7 +656,7 @@ class TestMasks:
     ) -> None:
         from tests.builders import infer
 
-        noise = np.random.default_rng(0).random((2000, 3000)) < 0.5
+        noise = np.random.default_rng(0).integers(0, 255, (1500, 1500)).astype(np.uint8)
         sample = dataset.first()
         for label in sample["pred"].detections:
             label.mask = noise
@@ -645,7 +677,7 @@ class TestMasks:
         ("changes", "why"),
         [
             ({"label_type": "detections", "mask_dir": "m"}, "only label_type: instances has masks"),
-            ({"mask_dir": "/proc/nothing"}, "mask_dir: no right to write"),
+            ({"mask_dir": __file__}, "mask_dir: expected a folder"),
             ({"model": {"kind": "field", "field": "bare"}}, "no label in 'bare' has one"),
         ],
         ids=["of boxes", "no folder", "no masks"],

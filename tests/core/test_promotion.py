@@ -163,13 +163,14 @@ class Died(BaseException):
 
 
 STEPS = (
+    "_make_copy",
     "declare_field",
-    "_declare_label_field",
+    "declare_label_field",
     "_note_fields_that_exist",
     "_promote_batch",
     "_verify",
     "drop_staging",
-    "_register",
+    "register",
 )
 
 

@@ -23,8 +23,9 @@ ALLOWED = {
     },
     "FINALIZING": {"finalize": "FINALIZED", "fail": "FAILED"},
     "FINALIZED": {"begin_rollback": "ROLLING_BACK"},
-    "ROLLING_BACK": {"roll_back": "ROLLED_BACK"},
-    "ROLLED_BACK": {},
+    "ROLLING_BACK": {"roll_back": "ROLLED_BACK", "bring_back": "FINALIZED", "begin_reopen": "REOPENING"},
+    "ROLLED_BACK": {"begin_rollback": "ROLLING_BACK"},
+    "REOPENING": {"reopen": "IN_REVIEW"},
     "DISCARDED": {},
     "FAILED": {"discard": "DISCARDED"},
 }
@@ -91,6 +92,7 @@ def test_the_way_of_a_run() -> None:
         # A resumed flow of a discarded run walks from the top and must not infer again.
         pytest.param("DISCARDED", State.FINALIZED, True, id="discarded-runs-have-nothing-left"),
         pytest.param("ROLLED_BACK", State.PREDICTED, True, id="nor-have-those-taken-back"),
+        pytest.param("REOPENING", State.FINALIZED, True, id="nor-those-that-somebody-reopens-just-now"),
     ],
 )
 def test_milestones(state: str, milestone: State, expected: bool) -> None:
@@ -100,7 +102,7 @@ def test_milestones(state: str, milestone: State, expected: bool) -> None:
 def test_only_ended_runs_are_closed() -> None:
     closed = {State.FINALIZED, State.DISCARDED, State.ROLLING_BACK, State.ROLLED_BACK}
     assert set(State) - OPEN_STATES == closed
-    undoing = {State.FINALIZED, State.ROLLING_BACK}
+    undoing = {State.FINALIZED, State.ROLLING_BACK, State.ROLLED_BACK}
     assert {before for before, _ in TRANSITIONS} - undoing | {State.FINALIZING} <= OPEN_STATES
 
 

@@ -82,6 +82,9 @@ class Screen:
         """Open a picture; returns what lies above the grid."""
         self.page.locator("[data-cy=looker]").nth(place).click()
         modal = self.page.locator("[data-cy=modal]")
+        modal.locator(
+            "[data-cy=panel-tab-fo-sample-modal-plugin]"
+        ).click()  # it opens with what was open last
         modal.locator("[data-cy=sample-canvas]").first.wait_for()
         return modal
 

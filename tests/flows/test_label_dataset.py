@@ -11,9 +11,10 @@ import pytest
 from flows.label_dataset import label_dataset
 from tests.kinds import BY_KIND, kind_config, make_kind
 from tests.pets import add_pets, make_pets, set_class
-from valflow import actions, audits, decisions, ledger, runs
+from valflow import actions, audits, decisions, ledger, rolling_back, runs
 from valflow.config import LabelingConfig, config_from_mapping
 from valflow.errors import ConfigError, InferenceFailed
+from valflow.resuming import ask_again
 from valflow.selections import Selection
 
 Configure = Callable[..., LabelingConfig]
@@ -70,6 +71,21 @@ def test_two_starts_around_a_review_finish_a_run(configure: Configure, pets: Any
     assert pets.count("pets.detections") == 12
     assert events(run) == ["create", "infer", "triage", "submit", "validate", "begin_finalize", "finalize"]
     assert Path(runs.load(run)["artifacts"]["report"]).is_file()
+
+
+def test_a_run_that_was_reopened_goes_on_with_its_next_decision(configure: Configure, pets: Any) -> None:
+    run = start(configure(review={"checklist": []}))["run"]
+    decisions.submit(run, decisions.Decision("finalize", "ann"))
+    assert start(configure(run_key=run))["counts"]["finalized"] == 12
+    record = rolling_back.roll_back(run, "ann", reopen=True)
+    assert "valflow finalize" in ask_again(record)
+    assert start(configure(run_key=run))["outcome"] == "awaiting_review"
+    actions.approve(run, Selection(min_confidence=0.5), "ann")
+    decisions.submit(run, decisions.Decision("finalize", "ann"))
+    assert start(configure(run_key=run))["counts"]["finalized"] == 18
+    pets.reload()
+    assert pets.count("pets.detections") == 18
+    assert runs.load(run)["completed_at"]
 
 
 def test_a_start_that_meets_a_review_is_skipped_and_recorded(configure: Configure) -> None:

@@ -293,7 +293,7 @@ class TestFinalizing:
 
     def test_one_who_may_not_decide(self, ready: Reviewer, run: str) -> None:
         database.runs().update_one({"run": run}, {"$set": {"config.review.reviewers": ["bob"]}})
-        assert "may not decide" in confirm(ready.click("finalize"))["refused"]
+        assert "may not decide" in ready.click("finalize").refusal()  # before any dialog
 
     def test_prefect_down(self, ready: Reviewer, run: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PREFECT_API_URL", NOBODY_THERE)

@@ -21,7 +21,7 @@ NEW = {"target": "all", "model": "pred", "label_field": "fresh", "name": "Fresh"
 def test_all_are_registered() -> None:
     import fiftyone.operators as foo
 
-    for name in (*ON_RUNS, "new_run"):
+    for name in (*ON_RUNS, "new_run", "roll_back_run"):
         assert foo.operator_exists(f"@valflow/auto-labeling/{name}")
 
 
@@ -30,7 +30,7 @@ def test_every_file_of_the_plugin_can_be_loaded() -> None:
 
     [ours] = [c for c in build_plugin_contexts() if c.name == "@valflow/auto-labeling"]
     assert ours.errors == []
-    assert len(ours.instances) == 8
+    assert len(ours.instances) == 9
 
 
 @pytest.mark.parametrize("name", ON_RUNS)

@@ -34,6 +34,16 @@ class TestLooking:
     def test_no_run_yet(self, dataset: Any) -> None:
         assert "No labeling run" in Reviewer(dataset).click("on_load").drawn()
 
+    def test_the_list_is_looked_up_again(self, dataset: Any, run: str) -> None:
+        someone = Reviewer(dataset).click("on_load")
+        reviewing.approve(run, Selection(all=True), "ann")
+        someone.click("refresh_runs")
+        assert someone.state["runs"]["rows"][0][3] == "12 / 12 / –"
+
+    def test_new_run_opens_its_form(self, dataset: Any) -> None:
+        [prompt] = Reviewer(dataset).click("on_load").click("new_run").was_asked("prompt_user_for_operation")
+        assert prompt["operator_uri"] == "@valflow/auto-labeling/new_run"
+
     def test_a_run_opens_on_patches_of_what_is_undecided(self, ann: Reviewer, run: str) -> None:
         assert ann.state["tab"] == "review"
         assert sorted(ann.grid) == sorted(ids_where(run, state="undecided"))
@@ -422,6 +432,15 @@ class TestModes:
         nobody = Reviewer(dataset).open(run).click("change_mode", mode="draw")
         assert "Type your name" in nobody.refusal()
         assert nobody.state["mode"] == "patches"
+
+    def test_embeddings_are_opened_where_there_are_some(self, dataset: Any, run: str) -> None:
+        import fiftyone.brain as fob
+        import numpy as np
+
+        points = np.random.default_rng(1).random((len(dataset), 2))
+        fob.compute_visualization(dataset, points=points, brain_key="look", verbose=False)
+        opened = Reviewer(dataset, "ann").open(run).click("open_embeddings").was_asked("open_panel")
+        assert [panel["name"] for panel in opened] == ["Embeddings"]
 
     def test_embeddings_say_what_is_missing(self, ann: Reviewer) -> None:
         assert "compute_visualization" in ann.drawn()

@@ -23,6 +23,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=27)
     parser.add_argument("--seed", type=int, default=8)
     parser.add_argument("--only", action="append", help="only this contest; may be given again")
+    parser.add_argument("--minutes", type=float, default=1e9, help="begin no round after so many")
     parser.add_argument("--keep-going", action="store_true", help="do not stop at the first that ends badly")
     options = parser.parse_args()
     memory = Path("/dev/shm")
@@ -77,7 +78,10 @@ def _hold(options: argparse.Namespace, folder: Path, crew: Any) -> int:
     bad: Counter[str] = Counter()
     told_as: dict[str, Counter[str]] = {c.name: Counter() for c in chosen}
     seconds: Counter[str] = Counter()
+    until = time.monotonic() + 60 * options.minutes
     for number in range(options.rounds):
+        if time.monotonic() > until:
+            break
         contest = chosen[number % len(chosen)]
         parts = contest.prepare(ground, PROCESSES)
         begin = time.monotonic()
@@ -92,7 +96,7 @@ def _hold(options: argparse.Namespace, folder: Path, crew: Any) -> int:
             print("\n".join(f"    {p}" for p in problems), flush=True)
             if not options.keep_going:
                 break
-        elif number % 100 == 99:
+        elif number % 25 == 24:
             print(f"{number + 1} rounds, {sum(bad.values())} ended badly", flush=True)
     print(f"\n{'contest':<24}{'rounds':>7}{'bad':>5}{'ms':>7}  what the {PROCESSES} processes were told")
     for name, n in rounds.items():

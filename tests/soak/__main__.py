@@ -55,7 +55,7 @@ def _soak(folder: Path, amount: int) -> int:
         rounds, measures = Rounds(stack, files, "soaked"), []
         for number in range(1, amount + 1):
             seconds = rounds.play()
-            measures.append(measure(stack, rounds.dataset, temporary, seconds, {}))
+            measures.append(measure(stack, rounds.dataset, temporary, files, seconds, {}))
             print(f"run {number} of {amount}: {seconds:.1f} s", flush=True)
     found = leaks(measures)
     print("\n" + "\n".join(table(measures)))

@@ -48,13 +48,16 @@ class Measure:
     growing: Mapping[str, float] = field(default_factory=dict)
 
 
-def measure(stack: Stack, dataset: Any, temporary: Path, seconds: float, more: Mapping[str, int]) -> Measure:
+def measure(
+    stack: Stack, dataset: Any, temporary: Path, files: Path, seconds: float, more: Mapping[str, int]
+) -> Measure:
     """Look at everything.
 
     Args:
         stack: a stack that runs.
         dataset: of the runs.
         temporary: the folder for temporary files of all processes.
+        files: the folder of images, exports and reports.
         seconds: what the last run took.
         more: ids of further processes by name.
     """
@@ -81,7 +84,7 @@ def measure(stack: Stack, dataset: Any, temporary: Path, seconds: float, more: M
             "label schemas": len(dataset._doc.to_dict().get("label_schemas") or {}),
             "evaluations": len(dataset.list_evaluations()),
             "open runs": database.runs().count_documents({**of_dataset, "open": True}),
-            "partial exports": sum(1 for _ in temporary.parent.rglob("*.partial")),
+            "partial exports": sum(1 for _ in files.rglob("*.partial")),
         },
         {
             "custom runs": len(dataset.list_runs()),

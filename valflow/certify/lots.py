@@ -51,7 +51,8 @@ def closes(labels: int, arrivals: list[datetime], now: datetime, policy: LotPoli
         raise ValueError(f"expected 0 or more labels and an arrival, found {labels} and {len(arrivals)}")
     if labels >= policy.min_labels:
         return "full"
-    interval = arrivals[-1] - arrivals[-2] if len(arrivals) > 1 else timedelta(0)
+    # Never below zero, should a clock have been set back in between.
+    interval = max(arrivals[-1] - arrivals[-2], timedelta(0)) if len(arrivals) > 1 else timedelta(0)
     return "waited" if now + _LATENESS * interval >= arrivals[0] + policy.max_wait else None
 
 

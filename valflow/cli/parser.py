@@ -219,6 +219,21 @@ def _add_ending(add: Add) -> None:
     rollback.add_argument(
         "--including-edited", action="store_true", help="also labels that somebody has edited since"
     )
+    back = rollback.add_mutually_exclusive_group()
+    back.add_argument(
+        "--reopen", action="store_true", help="bring the run back into review, as it was before the decision"
+    )
+    back.add_argument(
+        "--from-copy",
+        nargs="?",
+        const="latest",
+        metavar="COPY",
+        help="bring back what is missing of a safety copy (default: the latest one that fits); "
+        "of a run that was rolled back: take that back",
+    )
+    rollback.add_argument(
+        "--exactly", action="store_true", help="with --from-copy: undo what was added or changed since, too"
+    )
     rollback.add_argument("--note", help="why; kept with the run")
 
 

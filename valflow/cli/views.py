@@ -48,10 +48,14 @@ def runs(options: Any) -> Result:
 def show(options: Any) -> Result:
     """`valflow show`."""
     from valflow import runs as records
+    from valflow import safety_copies
     from valflow.reporting import current_view
 
     view = current_view(records.load(options.run))
-    return Result(describe(view), document_of(view))
+    copies = safety_copies.of_run(view["run"])
+    lines = [f"  safety copy {safety_copies.in_words(copy)}" for copy in copies]
+    document = {**document_of(view), "safety_copies": [safety_copies.as_document(c) for c in copies]}
+    return Result("\n".join([describe(view), *([""] if lines else []), *lines]), document)
 
 
 def why(options: Any) -> Result:

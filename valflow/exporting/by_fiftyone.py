@@ -22,7 +22,6 @@ from valflow.label_types import WORKFLOW_TAGS, LabelDict, LabelType
 
 _WRITE_BATCH = 1_000
 _SHOWN = 3
-_XML_MARKUP = set("<>&")
 _TEXT_FILES = (".xml", ".yaml")
 
 
@@ -45,7 +44,7 @@ def write(selection: Selection, folder: Path, form: Format, media: str) -> list[
     labels: list[list[LabelDict]] = [[] for _ in selection.documents]
     for place, found in selection.labels():
         labels[place] = found
-    if form.is_raw_xml:
+    if form.cannot_hold:
         _check_xml(selection, labels, form)
     with _temporary_dataset() as dataset, _quiet():
         _fill(dataset, selection, labels)
@@ -94,10 +93,11 @@ def _check_xml(selection: Selection, labels: list[list[LabelDict]], form: Format
     """FiftyOne puts names into XML as they are; better to say so than to leave a file that nobody can read."""
     names = {str(label["label"]) for found in labels for label in found}
     names |= {os.path.basename(path) for path in selection.paths}
-    broken = sorted(name for name in names if _XML_MARKUP & set(name))
+    broken = sorted(name for name in names if set(form.cannot_hold) & set(name))
     if broken:
+        without = " ".join(map(repr, form.cannot_hold))
         raise ExportError(
-            f"expected names without <, > and & for {form.name!r}, because FiftyOne's exporter writes them into XML as "
+            f"expected names without {without} for {form.name!r}, because FiftyOne's exporter writes them into XML as "
             f"they are; found {', '.join(map(repr, broken[:_SHOWN]))}. Rename them, or export to coco or fiftyone"
         )
 

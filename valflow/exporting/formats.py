@@ -32,7 +32,7 @@ class Format:
         needs_media: whether it cannot be read without its images.
         has_paths: whether its files name the folder that they are in.
         has_kinds: whether it holds boxes beside labels of other kinds, each with a field of its own.
-        is_raw_xml: whether names get into its XML without being escaped.
+        cannot_hold: characters that its exporter writes into XML without escaping them.
         reading: further arguments of FiftyOne's importer.
     """
 
@@ -46,7 +46,7 @@ class Format:
     needs_media: bool = True
     has_paths: bool = False
     has_kinds: bool = False
-    is_raw_xml: bool = False
+    cannot_hold: str = ""
     reading: dict[str, Any] = field(default_factory=dict)
 
     def fiftyone_type(self) -> Any:
@@ -75,9 +75,11 @@ _ALL = (
     ),
     Format("yolov5", "YOLOv5Dataset", relative=2e-6, knows_classes=True, has_paths=True),
     Format("yolov4", "YOLOv4Dataset", relative=2e-6, knows_classes=True),
-    Format("voc", "VOCDetectionDataset", pixels=1.0, has_paths=True, is_raw_xml=True),
+    Format("voc", "VOCDetectionDataset", pixels=1.0, has_paths=True, cannot_hold="<>&"),
     Format("kitti", "KITTIDetectionDataset", pixels=0.51),
-    Format("cvat", "CVATImageDataset", pixels=0.51, one_name_per_stem=False, has_kinds=True, is_raw_xml=True),
+    Format(
+        "cvat", "CVATImageDataset", pixels=0.51, one_name_per_stem=False, has_kinds=True, cannot_hold='<>&"\n'
+    ),
     Format("bdd", "BDDDataset", pixels=0.051, one_name_per_stem=False, has_kinds=True),
     Format(
         "fiftyone",

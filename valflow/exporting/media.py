@@ -28,7 +28,7 @@ def unique_names(paths: Sequence[str], *, by_stem: bool = False) -> list[str]:
     names = []
     for path in paths:
         stem, extension = os.path.splitext(os.path.basename(path))
-        stem = stem.replace("%", "-")
+        stem, extension = stem.replace("%", "-"), extension.partition("?")[0]
         name, count = stem + extension, 1
         while (os.path.splitext(name)[0] if by_stem else name) in taken:
             count += 1

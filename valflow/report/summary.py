@@ -20,6 +20,7 @@ _TONES: dict[State, Tone] = {
     State.DISCARDED: "neutral",
     State.ROLLING_BACK: "waiting",
     State.ROLLED_BACK: "neutral",
+    State.REOPENING: "waiting",
     State.IN_REVIEW: "waiting",
     State.REVIEWED: "waiting",
     State.VALIDATED: "waiting",
@@ -98,6 +99,7 @@ def summary_of(record: Record) -> list[Paragraph]:
         State.REVIEWED: f"{who} decided; the labels are frozen and wait for the validation.",
         State.VALIDATED: "The frozen labels passed the validation and wait to be written.",
         State.FINALIZING: "The approved labels are being written; a retry completes an interrupted write.",
+        State.REOPENING: "The run was taken back, and its labels are coming back into review.",
     }
     return [Paragraph(words.get(str(state), "Nothing is known about this state."))]
 
