@@ -249,7 +249,7 @@ def _as_it_was(record: runs.Record) -> list[dict[str, Any]]:
 def _what_is_missing(record: runs.Record) -> list[dict[str, Any]]:
     label_type, name = label_type_of(record), record["label_field"]
     then = {"$ifNull": [label_type.labels_in("$$new.field"), []]}
-    absent = {"$not": [{"$in": ["$$d._id", {"$ifNull": [f"${label_type.path(name)}._id", []]}]}]}
+    absent: Expression = {"$not": [{"$in": ["$$d._id", {"$ifNull": [f"${label_type.path(name)}._id", []]}]}]}
     if label_type.is_single:
         absent = {"$not": [{"$gt": [f"${name}._id", None]}]}
     missing = {"$filter": {"input": then, "as": "d", "cond": absent}}
