@@ -260,13 +260,13 @@ class TestRollback:
     def test_a_run_is_taken_back_into_its_review(self, dataset: Any, kind: Kind) -> None:
         run = open_review(kind, dataset)
         cat = ids(run, label="cat")[0]
-        edit_in_review(dataset, kind, cat, label="dog")
+        edit_in_review(dataset, kind, cat, label="cow")
         finalize(run, dataset)
         before = final(dataset, kind)
         rolling_back.roll_back(run, "ann", reopen=True)
         dataset.reload()
         assert not dataset.has_field("auto")
-        assert in_review(dataset, kind)[cat]["label"] == "dog"
+        assert in_review(dataset, kind)[cat]["label"] == "cow"
         assert len(in_review(dataset, kind)) == kind.labels
         finalize(run, dataset)
         assert {i: d["label"] for i, d in final(dataset, kind).items()} == {
@@ -284,7 +284,7 @@ class TestRollback:
         run = open_review(kind, dataset, append=True)
         finalize(run, dataset)
         database.samples_of(dataset).update_many({}, {"$unset": {"auto": ""}})
-        copy = safety_copies.of_run(runs.load(run))[0]["_id"]
+        copy = safety_copies.of_run(run)[0]["_id"]
         rolling_back.roll_back(run, "ann", from_copy=copy)
         assert everything_else(dataset) == before
 
