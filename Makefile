@@ -2,14 +2,17 @@
 VENV  := .venv
 PY    := $(VENV)/bin/python
 READY := $(VENV)/.valflow-ready
+# Torch stays out of .venv: it is larger than all the rest, and nothing but its models needs it.
+MODELS := .venv-models
+MODELS_READY := $(MODELS)/.valflow-ready
 PORT  ?=
 ARGS  ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test up lint bench soak screenshots clean
+.PHONY: help setup demo test test-models up lint bench soak screenshots clean
 
 help:  ## show this list
-	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
 
 setup: $(READY)  ## create .venv with everything in it, and check its database
 
@@ -22,6 +25,13 @@ demo: $(READY)  ## the whole pipeline on real handwritten digits, in a stack of 
 
 test: $(READY)  ## all tests (ARGS="tests/core -k ledger" for some)
 	$(PY) -m pytest $(ARGS)
+
+test-models: $(MODELS_READY)  ## tests of models on torch, in .venv-models (ARGS as above; gigabytes the first time)
+	$(MODELS)/bin/python -m pytest tests/model_kinds $(ARGS)
+
+$(MODELS_READY): pyproject.toml constraints.txt scripts/setup.sh
+	@EXTRAS=dev,huggingface,ultralytics bash scripts/setup.sh $(MODELS)
+	@touch $@
 
 up: $(READY)  ## server, worker and FiftyOne App (PORT=5151 chooses the App's port)
 	$(PY) -m valflow.cli up $(if $(PORT),--port $(PORT)) $(ARGS)

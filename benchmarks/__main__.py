@@ -13,6 +13,7 @@ BENCHMARKS = {
     "bench_export": ["--samples", "300"],
     "bench_pipeline": ["--samples", "500", "--only-stages"],
     "bench_panel": ["--samples", "300"],
+    "bench_infer": ["--images", "40", "--rounds", "1"],
     "bench_certify": ["--quick"],
     "bench_nights": ["--scenes", "100", "--runs", "1", "--nights", "2"],
 }

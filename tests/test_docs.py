@@ -30,6 +30,7 @@ from valflow import database
 from valflow.cli import main
 from valflow.cli.parser import build_parser
 from valflow.config import Duration, LabelingConfig, config_from_mapping
+from valflow.model_config import MODEL_KINDS
 from valflow.stack import Stack
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -244,7 +245,7 @@ def test_yaml_is_understood(block: Block, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("block", all_blocks("sh"), ids=lambda block: block.place)
 def test_commands_that_are_only_shown_are_understood(block: Block) -> None:
-    targets = re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    targets = re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
     for line in block.text.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
         while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
@@ -336,6 +337,8 @@ def bounds_of(field: FieldInfo) -> str:
                 if (v := getattr(m, k, None)) is not None
             }
     choices = _literals_in(field.annotation)
+    if choices and "le" in limits:
+        return f"{limits['ge']:g} to {limits['le']:g}, or " + " or ".join(f"`{c}`" for c in choices)
     if choices:
         return ", ".join(f"`{c}`" for c in choices)
     low = limits.get("ge", limits.get("gt"))
@@ -347,7 +350,7 @@ def bounds_of(field: FieldInfo) -> str:
             return f"{low_words} or more"
         return f"{low_words}{',' if 'gt' in limits else ''} to {limits['le']:g}"
     if "pattern" in limits:
-        return "`module:Class`"
+        return "`cpu`, `mps`, `cuda`, `cuda:N`" if "cuda" in limits["pattern"] else "`module:name`"
     if "max_length" in limits:
         return f"at most {limits['max_length']} characters"
     return "not empty" if "min_length" in limits else ""
@@ -378,7 +381,7 @@ def test_every_key_is_documented_with_default_and_bounds() -> None:
     for key, field in keys_of(LabelingConfig):
         if key in ("model.kind", "approval.mode"):  # two sections, told apart by this key
             kinds = {
-                "model.kind": "`python`, `field`, `merge`",
+                "model.kind": ", ".join(f"`{kind}`" for kind in MODEL_KINDS),
                 "approval.mode": "`fixed`, `certified`, `review_all`",
             }
             expected[key] = ("required" if key == "model.kind" else "`fixed`", kinds[key])

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from valflow import database, runs
 from valflow.certify import CORRECT, fingerprint
-from valflow.config import CertifiedApproval, LabelingConfig, PythonModelConfig
+from valflow.config import CertifiedApproval, LabelingConfig
 from valflow.errors import AuditError
 from valflow.models import open_model
 
@@ -55,13 +55,13 @@ def fingerprint_of(record: runs.Record, dataset: Any) -> str:
     config = LabelingConfig.model_validate(record["config"])
     model = record["model"]
     # The classes that a field of predictions happens to hold grow with it; they are no property of the model.
-    known = open_model(config.model).classes(dataset) if isinstance(config.model, PythonModelConfig) else None
+    known = open_model(config.model).classes(dataset) if model["kind"] != "field" else None
     return fingerprint(
         {
             "model": [
                 model["kind"],
                 model["name"],
-                model.get("path") or model.get("field"),
+                model.get("path") or model.get("field") or model.get("source"),
                 model.get("version"),
             ],
             "weights": model.get("weights_digest"),

@@ -14,7 +14,6 @@ import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationError,
     WithJsonSchema,
@@ -24,6 +23,15 @@ from pydantic import (
 
 from valflow.certify.bounds import smallest_sample
 from valflow.errors import ConfigError
+from valflow.model_config import MODEL_KINDS
+from valflow.model_config import FieldModelConfig as FieldModelConfig
+from valflow.model_config import HuggingFaceModelConfig as HuggingFaceModelConfig
+from valflow.model_config import MergeModelConfig as MergeModelConfig
+from valflow.model_config import ModelConfig as ModelConfig
+from valflow.model_config import PythonModelConfig as PythonModelConfig
+from valflow.model_config import Section as Section
+from valflow.model_config import UltralyticsModelConfig as UltralyticsModelConfig
+from valflow.model_config import ZooModelConfig as ZooModelConfig
 
 # Strict: what YAML reads as `true` or as text is a mistake, not a number.
 Share = Annotated[float, Field(ge=0.0, le=1.0, strict=True)]
@@ -62,13 +70,19 @@ Duration = Annotated[
     BeforeValidator(_check_duration),
     WithJsonSchema({"type": "string", "pattern": f"^{_DURATION.pattern}$", "examples": ["7d", "12h"]}),
 ]
+LARGEST_BATCH = 4096
+
+
+def _check_batch_size(value: object) -> object:
+    if value == "auto" or (type(value) is int and 1 <= value <= LARGEST_BATCH):
+        return value
+    raise ValueError(f"expected a whole number from 1 to {LARGEST_BATCH}, or 'auto', found {value!r}")
+
+
+BatchSize = Annotated[
+    Annotated[int, Field(ge=1, le=LARGEST_BATCH)] | Literal["auto"], BeforeValidator(_check_batch_size)
+]
 ChecklistItem = Literal["reviewed", "problems", "spot_check", "thresholds", "issues", "completeness"]
-
-
-class Section(BaseModel):
-    """Base of every section: unknown keys are refused, so that a typing error cannot pass in silence."""
-
-    model_config = ConfigDict(extra="forbid", validate_default=True)
 
 
 class TargetConfig(Section):
@@ -90,65 +104,6 @@ class TargetConfig(Section):
         if bad:
             raise ValueError(f"expected sample ids of 24 hexadecimal digits, found {bad[:3]}")
         return ids
-
-
-class PythonModelConfig(Section):
-    """A model of one's own: any ``fiftyone.core.models.Model`` by import path. Importing it runs its code."""
-
-    kind: Literal["python"] = "python"
-    path: str = Field(
-        ..., description="module:Class of a fiftyone.core.models.Model", pattern=r"^[\w.]+:[A-Za-z_]\w*$"
-    )
-    kwargs: dict[str, Any] = Field(default_factory=dict, description="Arguments of the class")
-
-
-class FieldModelConfig(Section):
-    """Predictions that the dataset already holds."""
-
-    kind: Literal["field"] = "field"
-    field: str = Field(..., min_length=1, description="Field of existing predictions")
-
-
-class MergeModelConfig(Section):
-    """What several runs of the dataset found, merged into one."""
-
-    kind: Literal["merge"] = "merge"
-    runs: list[str] = Field(..., min_length=2, description="Keys of the runs, the preferred ones first")
-    strategy: Literal["agreement", "best", "union"] = Field(
-        "agreement",
-        description="agreement: objects that several runs found; union: each object once; "
-        "best: the run with the highest F1 of the class",
-    )
-    labels: Literal["predicted", "approved"] = Field(
-        "predicted", description="predicted: all but what was rejected; approved: as decided"
-    )
-    iou: float = Field(
-        0.5, gt=0.0, le=1.0, strict=True, description="Least overlap of labels that mean the same object"
-    )
-    least_votes: Count | None = Field(
-        None, description="Of agreement: runs that must have found an object; empty wants all"
-    )
-    ground_truth: str | None = Field(
-        None,
-        min_length=1,
-        description="Of best: field of true labels; empty takes what the runs have in common",
-    )
-
-    @model_validator(mode="after")
-    def _consistent(self) -> MergeModelConfig:
-        if self.least_votes is not None and self.strategy != "agreement":
-            raise ValueError(f"least_votes belongs to strategy agreement, the strategy is {self.strategy}")
-        if self.least_votes is not None and not 2 <= self.least_votes <= len(self.runs):
-            raise ValueError(
-                f"least_votes: expected 2 to {len(self.runs)}, the number of runs; found {self.least_votes} "
-                "(strategy union keeps what one run alone has found)"
-            )
-        if self.ground_truth is not None and self.strategy != "best":
-            raise ValueError(f"ground_truth belongs to strategy best, the strategy is {self.strategy}")
-        return self
-
-
-ModelConfig = Annotated[PythonModelConfig | FieldModelConfig | MergeModelConfig, Field(discriminator="kind")]
 
 
 class FixedApproval(Section):
@@ -328,7 +283,9 @@ class LabelingConfig(Section):
     target: TargetConfig = Field(default_factory=TargetConfig, description="Which samples are labelled")
     classes: list[str] | None = Field(None, min_length=1, description="Keep only these classes")
     min_confidence: Share = Field(0.15, description="Candidate floor: predictions below it are not kept")
-    batch_size: Count = Field(64, le=4096, description="Images per call of the model")
+    batch_size: BatchSize = Field(
+        64, description="Images per call of the model; auto finds out what is fastest"
+    )
     shard_size: Count | None = Field(None, description="Samples per shard; empty chooses")
     max_failed_share: Share = Field(
         0.05, description="More failed samples than this stop the run before the review"
@@ -488,12 +445,22 @@ def with_absolute_paths(config: LabelingConfig, base: Path) -> LabelingConfig:
             "output_dir": _seen_from(base, config.output_dir),
             "mask_dir": None if config.mask_dir is None else _seen_from(base, config.mask_dir),
             "validation": config.validation.model_copy(update={"suites": suites}),
+            "model": _with_local_weights(config.model, base),
         }
     )
 
 
 def _seen_from(base: Path, path: str) -> str:
     return str(base / Path(path).expanduser())
+
+
+def _with_local_weights(model: ModelConfig, base: Path) -> ModelConfig:
+    """Weights that lie beside the configuration by their full path; any other name is the hub's."""
+    key = {"huggingface": "id", "ultralytics": "weights"}.get(model.kind)
+    if key is None:
+        return model
+    local = Path(_seen_from(base, getattr(model, key)))
+    return model.model_copy(update={key: str(local)}) if local.exists() else model
 
 
 def _is_suite_path(reference: str) -> bool:
@@ -583,7 +550,7 @@ def _problem(error: dict[str, Any]) -> str:
 
 _KIND_KEYS = {"model": "kind", "approval": "mode"}
 _KINDS: dict[str, dict[str, type[BaseModel]]] = {
-    "model": {"python": PythonModelConfig, "field": FieldModelConfig, "merge": MergeModelConfig},
+    "model": MODEL_KINDS,
     "approval": {"fixed": FixedApproval, "certified": CertifiedApproval, "review_all": ReviewAll},
 }
 _SECTIONS: dict[str, type[BaseModel]] = {

@@ -26,7 +26,7 @@ from valflow import (
     trail,
     worker,
 )
-from valflow.config import LabelingConfig, MergeModelConfig, PythonModelConfig
+from valflow.config import FieldModelConfig, LabelingConfig, MergeModelConfig, PythonModelConfig
 from valflow.database import COPIES, RUNS
 from valflow.errors import ConfigError, StackError
 from valflow.login import login_file
@@ -395,18 +395,24 @@ def _ports(home: Path) -> list[Finding]:
 
 
 def _model(home: Path, config: LabelingConfig) -> Finding:
-    from valflow.models.python import open_python
+    from valflow.models import open_model
 
     if isinstance(config.model, MergeModelConfig):
         return Finding("model", True, f"predictions of {', '.join(config.model.runs)}; nothing to import")
-    if not isinstance(config.model, PythonModelConfig):
+    if isinstance(config.model, FieldModelConfig):
         return Finding("model", True, f"predictions of the field {config.model.field!r}; nothing to import")
     sys.path.insert(0, str(home))  # as in a flow run
     try:
-        model = open_python(config.model).model
+        source: Any = open_model(config.model)
     except ConfigError as error:
-        remedy = f"Put its module into {home}, or install it into this Python, and try: python -c 'import …'"
+        remedy = "Mend the section `model` of the configuration; docs/models.md has an example of each kind"
+        if isinstance(config.model, PythonModelConfig):
+            remedy = (
+                f"Put its module into {home}, or install it into this Python, and try: python -c 'import …'"
+            )
         return Finding("model", False, error.problems[0], remedy)
     finally:
         sys.path.remove(str(home))
-    return Finding("model", True, f"{config.model.path} is a {type(model).__name__}")
+    about = source.describe()
+    named = about.get("path") or f"{about['kind']} model {about['name']}"
+    return Finding("model", True, f"{named} is a {type(source.model).__name__}")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bson import ObjectId
 from pymongo import UpdateOne
 
-from valflow import collector, database, intake, ledger, masks, runs, schema_changes
+from valflow import collector, database, intake, ledger, masks, overlapping, runs, schema_changes
+from valflow.batch_size import BatchSize
 from valflow.choosing_types import chosen_type
 from valflow.config import LabelingConfig, MergeModelConfig, ModelConfig
 from valflow.errors import InferenceFailed, StaleAttempt
@@ -24,10 +26,12 @@ from valflow.label_types import (
     review_type_of,
 )
 from valflow.models import open_model
-from valflow.models.merge import open_merge
+from valflow.models.merge import open_source as open_merge
 from valflow.states import Event, State, is_past
 
 MAX_SHARDS = 100
+# Images whose predictions are written at once where `batch_size` is `auto`.
+PER_WRITE = 64
 
 Prediction = list[LabelDict] | Exception
 
@@ -66,7 +70,7 @@ def choose_shard_size(samples: int, config: LabelingConfig) -> int:
     """Samples per shard: a few batches, so that a crash costs little, and at most 100 shards per run."""
     if config.shard_size is not None:
         return max(config.shard_size, -(-samples // MAX_SHARDS))
-    return max(2 * config.batch_size, -(-samples // MAX_SHARDS), 1)
+    return max(2 * _images_per_write(config), -(-samples // MAX_SHARDS), 1)
 
 
 def open_shards(
@@ -115,13 +119,31 @@ def infer_shard(run: str, shard: int) -> dict[str, int]:
     if not waiting or record["state"] != State.CREATED.value:
         return outcomes
     dataset = _load_dataset_cached(run)
-    source = prediction_source(config.model, dataset, label_type_of(record))
-    for start in range(0, len(waiting), config.batch_size):
-        batch = waiting[start : start + config.batch_size]
-        for status, n in _write_batch(record, config, dataset, batch, source(batch)).items():
+    source, label_type = open_model(config.model), label_type_of(record)
+
+    def write(batch: overlapping.Batch) -> None:
+        sample_ids, found = batch
+        labels = [_converted(p, label_type) for p in found]
+        written = _write_batch(record, config, dataset, sample_ids, labels)
+        for status, n in written.items():
             outcomes[status] += n
-        _leave_if_ended(record, dataset, batch)
+        _leave_if_ended(record, dataset, sample_ids)
+
+    batches = overlapping.predictions(source, dataset, waiting, _batch_size_cached(run, config.batch_size))
+    with closing(batches), overlapping.in_background(write) as put:
+        for batch in overlapping.grouped(batches, _images_per_write(config)):
+            put(batch)
     return outcomes
+
+
+@functools.lru_cache(maxsize=4)
+def _batch_size_cached(run: str, setting: int | Literal["auto"]) -> BatchSize:
+    # What one shard has found out serves the next ones.
+    return BatchSize(setting)
+
+
+def _images_per_write(config: LabelingConfig) -> int:
+    return PER_WRITE if config.batch_size == "auto" else config.batch_size
 
 
 def _leave_if_ended(record: runs.Record, dataset: Any, sample_ids: Sequence[ObjectId]) -> None:

@@ -11,7 +11,7 @@ from bson import ObjectId
 from valflow import preflight, runs
 from valflow.choosing_types import chosen_type
 from valflow.config import LabelingConfig
-from valflow.inference import choose_shard_size, find_targets, prediction_source
+from valflow.inference import PER_WRITE, choose_shard_size, find_targets, prediction_source
 from valflow.label_types import candidates
 from valflow.promotion import finalized_runs_into
 from valflow.states import State
@@ -80,13 +80,14 @@ def _try(
     source = prediction_source(config.model, dataset, label_type)
     thresholds = thresholds_of(config)
     classes = None if config.classes is None else frozenset(config.classes)
-    wanted = min(len(targets), TRIAL_BATCHES * config.batch_size)
+    at_once = PER_WRITE if config.batch_size == "auto" else config.batch_size
+    wanted = min(len(targets), TRIAL_BATCHES * at_once)
     sample_ids = [targets[i * len(targets) // wanted] for i in range(wanted)]
     source(sample_ids[:1])  # the first call may pay for set-up, which a long run does not feel
     start = time.perf_counter()
     predictions = []
-    for first in range(0, wanted, config.batch_size):
-        predictions += source(sample_ids[first : first + config.batch_size])
+    for first in range(0, wanted, at_once):
+        predictions += source(sample_ids[first : first + at_once])
     seconds = time.perf_counter() - start
     labels = [
         label

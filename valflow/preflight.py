@@ -20,6 +20,7 @@ from valflow.config import (
 from valflow.errors import ConfigError, EvaluationError
 from valflow.label_types import BY_FIELD_CLASS, DETECTIONS, LabelType
 from valflow.models import open_model
+from valflow.models.probing import REASONS
 from valflow.promotion import field_identity
 
 Check = Callable[[LabelingConfig, Any], list[str]]
@@ -204,9 +205,24 @@ def _model_problems(config: LabelingConfig, dataset: Any) -> list[str]:
         if problems:
             return problems
     try:
-        return _class_problems(config, open_model(config.model).classes(dataset))
+        source = open_model(config.model)
     except ConfigError as error:
         return error.problems
+    wanted = chosen_type(config, dataset)
+    problems = _output_problems(source.label_class(dataset), wanted)
+    return problems or _class_problems(config, source.classes(dataset))
+
+
+def _output_problems(found: str | None, wanted: LabelType) -> list[str]:
+    if found is None or found == wanted.field_class:
+        return []
+    other = BY_FIELD_CLASS.get(found)
+    reason = (
+        f"label_type: {other.name} takes that"
+        if other
+        else REASONS.get(found, "there is no review of such labels")
+    )
+    return [f"model: expected one that finds {wanted.field_class}, this one gives {found}: {reason}"]
 
 
 def _merge_problems(config: LabelingConfig, dataset: Any) -> list[str]:

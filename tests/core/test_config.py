@@ -87,8 +87,8 @@ def test_a_stored_configuration_loads_again() -> None:
             {"model": {}}, "model.kind: required, but missing; one of 'python', 'field'", id="no-kind"
         ),
         pytest.param(
-            {"model": {"kind": "zoo"}},
-            "model.kind: expected one of 'python', 'field', 'merge', found 'zoo'",
+            {"model": {"kind": "zo"}},
+            "model.kind: expected one of 'python', 'field', 'zoo', 'huggingface', 'ultralytics', 'merge', found 'zo'",
             id="kind",
         ),
         pytest.param(
@@ -113,7 +113,9 @@ def test_a_stored_configuration_loads_again() -> None:
             {"min_confidence": -0.1}, "min_confidence: input should be greater", id="min-confidence"
         ),
         pytest.param({"max_failed_share": 5}, "max_failed_share: input should be less", id="failed-share"),
-        pytest.param({"batch_size": 0}, "batch_size: input should be greater", id="batch-size"),
+        pytest.param(
+            {"batch_size": 0}, "batch_size: expected a whole number from 1 to 4096", id="batch-size"
+        ),
         pytest.param({"shard_size": 0}, "shard_size: input should be greater", id="shard-size"),
         pytest.param({"target": {"limit": 0}}, "target.limit: input should be greater", id="limit"),
         pytest.param({"target": {"only": "fresh"}}, "target.only: input should be 'new'", id="only"),

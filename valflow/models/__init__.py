@@ -7,31 +7,37 @@ there are.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import importlib
 from typing import Any
 
-from valflow.config import FieldModelConfig, MergeModelConfig, ModelConfig, PythonModelConfig
-from valflow.models import existing, merge, python
+from valflow.config import ModelConfig
+from valflow.model_config import MODEL_KINDS
 from valflow.models.source import Source
 
 __all__ = ["Source", "open_model"]
+
+# The module of each kind; it is imported when a configuration names the kind. Each has a function ``open_source``.
+_MODULES = {
+    "python": "valflow.models.python",
+    "field": "valflow.models.existing",
+    "zoo": "valflow.models.zoo",
+    "huggingface": "valflow.models.huggingface",
+    "ultralytics": "valflow.models.yolo",
+    "merge": "valflow.models.merge",
+}
 
 
 def open_model(config: ModelConfig) -> Source:
     """The source of predictions that a configuration names; a model is loaded once per process.
 
     Raises:
-        ConfigError: it cannot be loaded, or is no model of images.
+        ConfigError: it cannot be loaded, lacks something that must be installed, or is no model of images.
     """
-    return _open_cached(config.model_dump_json(), type(config))
+    return _open_cached(config.kind, config.model_dump_json())
 
 
 @functools.lru_cache(maxsize=4)
-def _open_cached(config_json: str, config_type: Any) -> Source:
-    config = config_type.model_validate_json(config_json)
-    openers: dict[Any, Callable[[Any], Source]] = {
-        FieldModelConfig: existing.open_field,
-        MergeModelConfig: merge.open_merge,
-        PythonModelConfig: python.open_python,
-    }
-    return openers[config_type](config)
+def _open_cached(kind: str, config_json: str) -> Source:
+    config: Any = MODEL_KINDS[kind].model_validate_json(config_json)
+    source: Source = importlib.import_module(_MODULES[kind]).open_source(config)
+    return source

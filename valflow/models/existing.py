@@ -14,15 +14,17 @@ from valflow.config import FieldModelConfig
 from valflow.label_types import DETECTIONS
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class FieldSource:
     """The labels of a field.
 
     Attributes:
         field: its name.
+        read_at_once: see ``Source``; labels are small.
     """
 
     field: str
+    read_at_once: int = 256
 
     def describe(self) -> dict[str, Any]:
         """The field."""
@@ -34,6 +36,11 @@ class FieldSource:
         if label_type is None:
             return []
         return class_names.names_in(dataset, f"{label_type.path(self.field)}.label")
+
+    def label_class(self, dataset: Any) -> str | None:
+        """The class of the field."""
+        document_type = getattr(dataset.get_field(self.field), "document_type", None)
+        return None if document_type is None else str(document_type.__name__)
 
     @collector.paused()
     def fetch(self, dataset: Any, sample_ids: Sequence[ObjectId]) -> list[Any]:
@@ -49,6 +56,6 @@ class FieldSource:
         return list(inputs)
 
 
-def open_field(config: FieldModelConfig) -> FieldSource:
+def open_source(config: FieldModelConfig) -> FieldSource:
     """The source that a configuration names."""
     return FieldSource(config.field)

@@ -1,36 +1,44 @@
-"""Images for models: read by several threads, because decoders release the interpreter."""
+"""Images for models, from disk."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from bson import ObjectId
 
 from valflow import database, image_files
 
-_READERS = 4
+READ_AT_ONCE = 8
 
 
-def read_images(dataset: Any, sample_ids: Sequence[ObjectId]) -> list[Any]:
-    """The images of samples as (height, width, 3) uint8 RGB, in order; an ``Exception`` for one that cannot be read."""
+def fetch_images(dataset: Any, sample_ids: Sequence[ObjectId], read: Callable[[str], Any]) -> list[Any]:
+    """What ``read`` makes of the files of samples, in order; an ``Exception`` for one that cannot be read."""
     cursor = database.samples_of(dataset).find({"_id": {"$in": list(sample_ids)}}, {"filepath": 1})
     paths = {d["_id"]: d["filepath"] for d in cursor}
-    with ThreadPoolExecutor(_READERS) as pool:
-        return list(pool.map(lambda i: read_image(paths.get(i)), sample_ids))
+    return [_read(paths.get(i), read) for i in sample_ids]
 
 
-def read_image(path: str | None) -> Any:
-    """An image, or the exception that says why there is none."""
+def read_array(path: str) -> Any:
+    """An image as (height, width, 3) uint8 RGB."""
     import fiftyone.utils.image as foui
 
+    return foui.read(path)
+
+
+def first_path(dataset: Any) -> str | None:
+    """The file of the first sample."""
+    first = database.samples_of(dataset).find_one({}, {"filepath": 1}, sort=[("_id", 1)])
+    return None if first is None else first["filepath"]
+
+
+def _read(path: str | None, read: Callable[[str], Any]) -> Any:
     if path is None:
         return LookupError("the sample was deleted")
     if problem := image_files.problem_of(path):
         return ValueError(problem)
     try:
-        image = foui.read(path)
+        image = read(path)
     except Exception as error:  # noqa: BLE001 - decoders raise many types; recorded as the sample's failure
         return ValueError(f"not a readable image: {error}")
     return image if image is not None else ValueError("not a readable image")

@@ -12,9 +12,10 @@ from valflow import collector, runs
 from valflow.config import MergeModelConfig
 from valflow.ensemble import merging, reading
 from valflow.errors import ConfigError, RunNotFound
+from valflow.label_types import label_type_of
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class MergeSource:
     """The labels of several runs, as one.
 
@@ -22,11 +23,13 @@ class MergeSource:
         config: which runs, and how.
         records: the runs.
         best: of strategy *best*: key of a run by class.
+        read_at_once: see ``Source``; labels are small.
     """
 
     config: MergeModelConfig
     records: Sequence[runs.Record]
     best: Mapping[str, str]
+    read_at_once: int = 256
 
     def describe(self) -> dict[str, Any]:
         """The runs, their models, and how they are merged."""
@@ -50,6 +53,10 @@ class MergeSource:
             raise ConfigError([f"model.runs: expected runs of {dataset.name!r}, they are of {of[1]!r}"])
         tables = [row["label"] for r in self.records for row in r.get("class_table") or []]
         return sorted(set(tables))
+
+    def label_class(self, dataset: Any) -> str | None:
+        """The class of the runs' labels; they are of one type."""
+        return label_type_of(self.records[0]).field_class
 
     def samples(self) -> set[ObjectId]:
         """What any of the runs has seen."""
@@ -75,7 +82,7 @@ class MergeSource:
         return list(inputs)
 
 
-def open_merge(config: MergeModelConfig) -> MergeSource:
+def open_source(config: MergeModelConfig) -> MergeSource:
     """The source that a configuration names.
 
     Raises:

@@ -1,9 +1,11 @@
-"""Models of one's own, by import path."""
+"""Models of one's own, by import path: FiftyOne models, and plain functions of images."""
 
 from __future__ import annotations
 
+import functools
 import importlib
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -14,19 +16,28 @@ from valflow.allowed_imports import check_allowed
 from valflow.config import PythonModelConfig
 from valflow.errors import ConfigError
 from valflow.models import images
+from valflow.models.calling import predict_readable
+from valflow.models.plain import label_of
+from valflow.models.probing import probe
+
+_WANTED = "a fiftyone.core.models.Model, or a function of a list of images"
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class PythonSource:
-    """A ``fiftyone.core.models.Model``.
+    """A ``fiftyone.core.models.Model``, or a function.
 
     Attributes:
         config: where it came from.
-        model: the model.
+        model: the model, or the function.
+        predict_batch: a list of images to as many predictions.
+        read_at_once: see ``Source``.
     """
 
     config: PythonModelConfig
     model: Any
+    predict_batch: Callable[[list[Any]], Sequence[Any]]
+    read_at_once: int = images.READ_AT_ONCE
 
     def describe(self) -> dict[str, Any]:
         """Name, import path and arguments; version and digest of the weights where the model has them."""
@@ -43,62 +54,72 @@ class PythonSource:
         """Classes that the model names."""
         return [str(c) for c in getattr(self.model, "classes", None) or []]
 
+    def label_class(self, dataset: Any) -> str | None:
+        """What it says of itself in an attribute ``label_class``, or what it finds on the first images."""
+        said = getattr(self.model, "label_class", None)
+        return said if isinstance(said, str) else probe(self, dataset)
+
     def fetch(self, dataset: Any, sample_ids: Sequence[ObjectId]) -> list[Any]:
         """The images."""
-        return images.read_images(dataset, sample_ids)
+        return images.fetch_images(dataset, sample_ids, images.read_array)
 
     def predict(self, inputs: Sequence[Any]) -> list[Any]:
         """What the model finds."""
-        readable = [i for i, image in enumerate(inputs) if not isinstance(image, Exception)]
-        predictions = list(inputs)
-        with self.model:
-            found = predict_each(self.model, [inputs[i] for i in readable])
-        for index, prediction in zip(readable, found, strict=True):
-            predictions[index] = prediction
-        return predictions
+        return predict_readable(self.predict_batch, inputs)
 
 
-def open_python(config: PythonModelConfig) -> PythonSource:
-    """Import and instantiate a model.
+def open_source(config: PythonModelConfig) -> PythonSource:
+    """Import a model, and instantiate it where it is a class.
 
     Raises:
-        ConfigError: it may not be imported here, does not import, or is no ``fiftyone.core.models.Model`` of images.
+        ConfigError: it may not be imported here, does not import, or is neither a model of images nor a function.
     """
     check_allowed(config.path)
     from fiftyone.core.models import Model
 
-    module_name, _, class_name = config.path.partition(":")
     try:
-        model = getattr(importlib.import_module(module_name), class_name)(**config.kwargs)
+        model = _made(_imported(config.path), config.kwargs)
     except Exception as error:
         raise ConfigError(
             [f"model.path: {config.path} cannot be loaded: {type(error).__name__}: {error}"]
         ) from error
-    if not isinstance(model, Model):
-        raise ConfigError(
-            [f"model.path: expected a fiftyone.core.models.Model, {config.path} is {type(model).__name__}"]
-        )
-    with suppress(NotImplementedError):  # a model need not say
-        if model.media_type != "image":
-            raise ConfigError(
-                [f"model.path: expected a model of images, {config.path} is one of {model.media_type!r}"]
-            )
-    return PythonSource(config, model)
+    if isinstance(model, Model):
+        with suppress(NotImplementedError):  # a model need not say
+            if model.media_type != "image":
+                raise ConfigError(
+                    [f"model.path: expected a model of images, {config.path} is one of {model.media_type!r}"]
+                )
+        return PythonSource(config, model, functools.partial(_ask_model, model))
+    if not callable(model):
+        raise ConfigError([f"model.path: expected {_WANTED}, {config.path} is {type(model).__name__}"])
+    return PythonSource(config, model, functools.partial(_ask_function, model, _arguments(model, config)))
 
 
-def predict_each(model: Any, inputs: list[Any]) -> list[Any]:
-    """Predictions of a batch; where it fails as a whole, each input is asked by itself, to blame the right one."""
-    if not inputs:
-        return []
+def _imported(path: str) -> Any:
+    module_name, _, name = path.partition(":")
+    return getattr(importlib.import_module(module_name), name)
+
+
+def _made(found: Any, kwargs: dict[str, Any]) -> Any:
+    return found(**kwargs) if inspect.isclass(found) else found
+
+
+def _arguments(model: Any, config: PythonModelConfig) -> dict[str, Any]:
+    """Arguments of each call; an instance of a class has had its own."""
+    if not inspect.isroutine(model):
+        return {}
     try:
-        found = list(model.predict_all(inputs))
-    except Exception:  # noqa: BLE001 - the single calls below say what is wrong
-        found = []
-    return found if len(found) == len(inputs) else [_predict_one(model, one) for one in inputs]
+        inspect.signature(model).bind([], **config.kwargs)
+    except TypeError as error:
+        raise ConfigError([f"model.kwargs: {config.path} does not take them: {error}"]) from error
+    return config.kwargs
 
 
-def _predict_one(model: Any, image: Any) -> Any:
-    try:
-        return model.predict(image)
-    except Exception as error:  # noqa: BLE001 - recorded as this sample's failure; too many stop the run
-        return RuntimeError(f"the model failed: {type(error).__name__}: {error}")
+def _ask_model(model: Any, inputs: list[Any]) -> Sequence[Any]:
+    with model:
+        # A batch of one goes the way that models must have; predict_all is an option.
+        return [model.predict(inputs[0])] if len(inputs) == 1 else model.predict_all(inputs)
+
+
+def _ask_function(function: Any, kwargs: dict[str, Any], inputs: list[Any]) -> Sequence[Any]:
+    return [label_of(found) for found in function(inputs, **kwargs)]

@@ -8,18 +8,35 @@ from typing import Any, Protocol
 from bson import ObjectId
 
 
+class OutOfMemory(Exception):
+    """A batch was too large for the device."""
+
+
 class Source(Protocol):
     """Gives predictions for samples.
 
     ``fetch`` and ``predict`` are apart so that one batch can be fetched while another is predicted: ``fetch``
-    waits for disk and database and may run in any thread, several at a time; ``predict`` runs in one thread.
+    waits for disk and database and may run in any thread, several at a time; ``predict`` is called by one
+    thread at a time.
+
+    Attributes:
+        read_at_once: number of samples that one call of ``fetch`` should get.
     """
 
+    read_at_once: int
+
     def describe(self) -> dict[str, Any]:
-        """What the run record keeps about the model: ``kind``, ``name``, and what else tells it apart."""
+        """What the run record keeps about the model.
+
+        ``kind``, ``name``, ``version``, ``weights_digest``, ``kwargs`` and, by kind, ``path``, ``field`` or
+        ``source``: a change of any of them means another model.
+        """
 
     def classes(self, dataset: Any) -> list[str]:
         """Classes that it can name; empty where it does not say."""
+
+    def label_class(self, dataset: Any) -> str | None:
+        """Name of the FiftyOne class of what it finds, such as ``Detections``; None where nothing says."""
 
     def fetch(self, dataset: Any, sample_ids: Sequence[ObjectId]) -> list[Any]:
         """What ``predict`` needs, in order; an ``Exception`` for a sample that cannot be had."""
@@ -27,6 +44,9 @@ class Source(Protocol):
     def predict(self, inputs: Sequence[Any]) -> list[Any]:
         """One prediction per input, in order.
 
-        A prediction is a FiftyOne label, the raw list of labels of a sample's field, None where nothing was
-        found, or the ``Exception`` that says why there is none. Exceptions among the inputs are handed on.
+        A prediction is a FiftyOne label, a raw list of labels, None where nothing was found, or the
+        ``Exception`` that says why there is none. Exceptions among the inputs are handed on.
+
+        Raises:
+            OutOfMemory: fewer inputs at once may do.
         """

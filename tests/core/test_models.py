@@ -1,0 +1,166 @@
+"""Plain functions as models, and what is said where a package is missing. Kinds on torch: tests/model_kinds."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.builders import documents, labels_in, make_config, make_dataset, make_run
+from valflow import opening, runs
+from valflow.config import config_from_mapping, load_config
+from valflow.errors import ConfigError
+from valflow.models import open_model
+from valflow.models.plain import label_of
+
+FUNCTIONS = "tests.model_kinds.functions"
+BOX = [0.1, 0.2, 0.3, 0.4]
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Any:
+    return make_dataset(tmp_path, samples=6, empty=0)
+
+
+def function(name: str, **kwargs: Any) -> dict[str, Any]:
+    return {"kind": "python", "path": f"{FUNCTIONS}:{name}", "kwargs": kwargs}
+
+
+class TestFunctions:
+    def test_of_images_are_models(self, dataset: Any) -> None:
+        run = make_run(dataset, "IN_REVIEW", model=function("find_ink"), min_confidence=0.0)
+        staged = labels_in(dataset, "auto_in_review").values()
+        assert len(staged) == 6  # all pictures are brighter than 100
+        assert {d["label"] for d in staged} == {"ink"}
+        assert {d["dots"] for d in staged} == {7}
+        assert runs.load(run)["model"]["name"] == "find_ink"
+
+    def test_take_their_arguments(self, dataset: Any) -> None:
+        run = make_run(dataset, "PREDICTED", model=function("find_ink", level=254), min_confidence=0.0)
+        assert runs.load(run)["counts"]["empty_samples"] == 6
+        assert all("auto_in_review" not in d for d in documents(dataset).values())
+
+    @pytest.mark.parametrize(
+        ("model", "reason"),
+        [
+            pytest.param(
+                function("odd_box"), "bounding_box: expected [x, y, width, height], found", id="box"
+            ),
+            pytest.param(
+                function("one_too_many"), "expected one prediction for one image, found 2", id="number"
+            ),
+        ],
+    )
+    def test_that_give_something_odd_fail_the_sample(
+        self, dataset: Any, model: dict[str, Any], reason: str
+    ) -> None:
+        run = make_run(dataset, "PREDICTED", model=model, max_failed_share=1.0)
+        failed = runs.load(run)["failed"]
+        assert len(failed) == 6
+        assert reason in failed[0]["reason"]
+
+    @pytest.mark.parametrize(
+        ("model", "expected"),
+        [
+            pytest.param(function("find_ink", size=3), "model.kwargs: .* does not take them", id="arguments"),
+            pytest.param(function("outline"), "gives Polylines: lines have no box", id="label-type"),
+        ],
+    )
+    def test_that_cannot_work_are_refused(self, dataset: Any, model: dict[str, Any], expected: str) -> None:
+        with pytest.raises(ConfigError, match=expected):
+            opening.open_run(make_config(dataset, model=model))
+        assert not dataset.has_field("auto_in_review")
+
+
+class TestPlainPredictions:
+    @pytest.mark.parametrize(
+        ("prediction", "expected"),
+        [
+            pytest.param(None, "NoneType", id="none"),
+            pytest.param([], "Detections", id="nothing-found"),
+            pytest.param([{"label": "a", "bounding_box": BOX, "confidence": 0.5}], "Detections", id="boxes"),
+            pytest.param({"label": "a", "confidence": 0.5}, "Classification", id="class"),
+            pytest.param([{"label": "a"}, {"label": "b"}], "Classifications", id="classes"),
+        ],
+    )
+    def test_are_told_apart_by_their_shape(self, prediction: Any, expected: str) -> None:
+        assert type(label_of(prediction)).__name__ == expected
+
+    def test_may_hold_numbers_of_numpy(self) -> None:
+        one = {"label": "a", "bounding_box": np.array(BOX, np.float32), "confidence": np.float32(0.5)}
+        [detection] = label_of([one]).detections
+        assert detection.confidence == 0.5
+        assert [type(side) for side in detection.bounding_box] == [float] * 4
+
+    @pytest.mark.parametrize(
+        ("prediction", "error", "expected"),
+        [
+            pytest.param("cat", TypeError, "expected a list of .* found str", id="text"),
+            pytest.param(3, TypeError, "expected a list of .* found int", id="number"),
+            pytest.param([3], TypeError, "expected a dict with label, bounding_box, found int", id="list"),
+            pytest.param([{"bounding_box": BOX}], ValueError, r"\['label'\] not in", id="no-class"),
+            pytest.param(
+                [{"label": "a", "bounding_box": BOX}, {"label": "a"}],
+                ValueError,
+                "bounding_box",
+                id="one-without",
+            ),
+            pytest.param(
+                [{"label": "a", "bounding_box": BOX[:3]}], ValueError, "expected .x, y", id="three-sides"
+            ),
+        ],
+    )
+    def test_of_another_shape_say_what_was_expected(
+        self, prediction: Any, error: type[Exception], expected: str
+    ) -> None:
+        with pytest.raises(error, match=expected):
+            label_of(prediction)
+
+
+class TestMissingPackages:
+    @pytest.mark.parametrize(
+        ("model", "gone", "extra"),
+        [
+            pytest.param(
+                {"kind": "huggingface", "id": "a/b"}, "transformers", "huggingface", id="huggingface"
+            ),
+            pytest.param(
+                {"kind": "ultralytics", "weights": "a.pt"}, "ultralytics", "ultralytics", id="ultralytics"
+            ),
+            pytest.param(
+                {"kind": "zoo", "name": "faster-rcnn-resnet50-fpn-coco-torch"}, "torch", "torch", id="zoo"
+            ),
+        ],
+    )
+    def test_are_named_with_the_command_that_installs_them(
+        self, dataset: Any, model: dict[str, Any], gone: str, extra: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        real = importlib.util.find_spec
+        # Only this one is missing, whatever this machine has.
+        there = {"torch", "torchvision", "transformers", "ultralytics"} - {gone}
+        monkeypatch.setattr(
+            importlib.util,
+            "find_spec",
+            lambda name, *a: None if name == gone else name in there or real(name, *a),
+        )
+        with pytest.raises(ConfigError, match=rf"needs {gone}, .*pip install 'valflow\[{extra}\]'"):
+            opening.open_run(make_config(dataset, model=model))
+        assert not dataset.has_field("auto_in_review")
+
+
+def test_weights_beside_the_configuration_are_found_from_anywhere(tmp_path: Path) -> None:
+    (tmp_path / "yolo.pt").touch()
+    path = tmp_path / "c.yaml"
+    text = "dataset: d\nlabel_field: a\nmodel: {kind: ultralytics, weights: %s}\n"
+    path.write_text(text % "yolo.pt")
+    assert load_config(path).model.weights == str(tmp_path / "yolo.pt")
+    path.write_text(text % "yolov8n.pt")
+    assert load_config(path).model.weights == "yolov8n.pt"
+
+
+def test_a_model_is_loaded_once_per_process() -> None:
+    settings = {"dataset": "d", "label_field": "a", "model": function("find_ink")}
+    assert open_model(config_from_mapping(settings).model) is open_model(config_from_mapping(settings).model)

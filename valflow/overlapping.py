@@ -1,0 +1,133 @@
+"""Reading, predicting and writing at the same time, with few things waiting in between.
+
+Threads are enough: decoders, models and the database driver release the interpreter while they work. What waits is
+bounded, so that memory does not grow with the number of samples.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from bson import ObjectId
+
+from valflow.batch_size import BatchSize
+from valflow.models import Source
+from valflow.models.source import OutOfMemory
+
+Batch = tuple[list[ObjectId], list[Any]]
+
+_READERS = min(16, max(4, os.cpu_count() or 1))
+_WRITES_WAITING = 2
+
+# Shards of a run may be at work in several threads: a model answers one at a time.
+_locks: WeakKeyDictionary[Any, threading.Lock] = WeakKeyDictionary()
+_locks_guard = threading.Lock()
+
+
+def predictions(
+    source: Source, dataset: Any, sample_ids: Sequence[ObjectId], batch_size: BatchSize
+) -> Iterator[Batch]:
+    """Predict samples, batch by batch, in order, while the next ones are read.
+
+    Args:
+        source: of the predictions.
+        dataset: of the samples.
+        sample_ids: which.
+        batch_size: asked before each batch, and told how it went.
+    """
+    with _reading(source, dataset, sample_ids) as more:
+        waiting: deque[tuple[ObjectId, Any]] = deque()
+        while True:
+            while len(waiting) < batch_size.size and (read := more(2 * batch_size.size)):
+                waiting.extend(read)
+            if not waiting:
+                return
+            batch = [waiting.popleft() for _ in range(min(batch_size.size, len(waiting)))]
+            try:
+                found = _predict(source, [one for _, one in batch], batch_size)
+            except OutOfMemory:
+                batch_size.too_many(len(batch))
+                waiting.extendleft(reversed(batch))
+                continue
+            yield [sample_id for sample_id, _ in batch], found
+
+
+def grouped(batches: Iterable[Batch], least: int) -> Iterator[Batch]:
+    """Batches joined until they hold enough to be worth a write."""
+    ids: list[ObjectId] = []
+    found: list[Any] = []
+    for more_ids, more_found in batches:
+        ids, found = ids + more_ids, found + more_found
+        if len(ids) >= least:
+            yield ids, found
+            ids, found = [], []
+    if ids:
+        yield ids, found
+
+
+@contextmanager
+def in_background(write: Callable[[Batch], None]) -> Iterator[Callable[[Batch], None]]:
+    """Call ``write`` in another thread, one batch after the other.
+
+    Yields a function that takes a batch; it waits while two are waiting already, and raises what a write
+    raised. After an exception nothing more is begun. At the end of the block all writes are done.
+    """
+    waiting: deque[Future[None]] = deque()
+    pool = ThreadPoolExecutor(1, thread_name_prefix="valflow-write")
+
+    def put(batch: Batch) -> None:
+        while len(waiting) >= _WRITES_WAITING or (waiting and waiting[0].done()):
+            waiting.popleft().result()
+        waiting.append(pool.submit(write, batch))
+
+    try:
+        yield put
+        while waiting:
+            waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _predict(source: Source, inputs: list[Any], batch_size: BatchSize) -> list[Any]:
+    with _lock_of(source):
+        begin = time.perf_counter()
+        found = source.predict(inputs)
+        batch_size.took(len(inputs), time.perf_counter() - begin)
+    return found
+
+
+def _lock_of(source: Source) -> threading.Lock:
+    with _locks_guard:
+        return _locks.setdefault(source, threading.Lock())
+
+
+@contextmanager
+def _reading(
+    source: Source, dataset: Any, sample_ids: Sequence[ObjectId]
+) -> Iterator[Callable[[int], list[tuple[ObjectId, Any]]]]:
+    """Yields a function that gives the next samples as they were read, and keeps so many more being read."""
+    at_once = source.read_at_once
+    parts = iter([sample_ids[i : i + at_once] for i in range(0, len(sample_ids), at_once)])
+    reading: deque[tuple[Sequence[ObjectId], Future[list[Any]]]] = deque()
+    pool = ThreadPoolExecutor(_READERS, thread_name_prefix="valflow-read")
+
+    def more(ahead: int) -> list[tuple[ObjectId, Any]]:
+        while len(reading) < max(2, -(-ahead // at_once)) and (part := next(parts, None)) is not None:
+            reading.append((part, pool.submit(source.fetch, dataset, part)))
+        if not reading:
+            return []
+        part, future = reading.popleft()
+        return list(zip(part, future.result(), strict=True))
+
+    try:
+        yield more
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
