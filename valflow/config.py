@@ -291,6 +291,12 @@ class LabelingConfig(Section):
     model: ModelConfig = Field(
         ..., description="Where predictions come from", json_schema_extra={"position": 2}
     )
+    label_type: Literal["auto", "detections", "instances", "classifications", "classification"] = Field(
+        "auto", description="auto: the type of existing predictions or of the label field, else boxes"
+    )
+    mask_dir: str | None = Field(
+        None, min_length=1, description="Folder for the masks of instances; empty keeps them in the database"
+    )
     append: Flag = Field(False, description="Add to a label field that valflow did not create")
     run_key: str | None = Field(None, description="Continue this run; a Python identifier")
     run_name: str | None = Field(None, max_length=200, description="Readable name")
@@ -355,6 +361,10 @@ class LabelingConfig(Section):
             problems.append(
                 f"evaluation.ground_truth and label_field are both {self.label_field!r}; "
                 "labels cannot be compared with themselves"
+            )
+        if self.mask_dir is not None and self.label_type != "instances":
+            problems.append(
+                f"mask_dir: only label_type: instances has masks, found label_type: {self.label_type}"
             )
         if isinstance(self.approval, CertifiedApproval):
             problems += _approval_problems(self.approval, self.label_field)
@@ -454,6 +464,7 @@ def with_absolute_paths(config: LabelingConfig, base: Path) -> LabelingConfig:
         update={
             "export": exports,
             "output_dir": _seen_from(base, config.output_dir),
+            "mask_dir": None if config.mask_dir is None else _seen_from(base, config.mask_dir),
             "validation": config.validation.model_copy(update={"suites": suites}),
             "model": _with_local_weights(config.model, base),
         }

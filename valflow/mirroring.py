@@ -16,7 +16,7 @@ from typing import Any
 from bson import ObjectId
 
 from valflow import collector, database
-from valflow.label_types import APPROVED, INVALID, REJECTED, label_type_of
+from valflow.label_types import APPROVED, INVALID, REJECTED, review_type_of
 from valflow.ledger import POLICY_ACTION, Expression
 from valflow.own_writes import Stamp
 
@@ -108,7 +108,7 @@ def _mirror(
     record: dict[str, Any], dataset: Any, marked: dict[str, Any], between: Callable[[], None] | None = None
 ) -> None:
     """Write the tags of all samples that are marked; ``between`` is called before each batch."""
-    path = label_type_of(record).list_path(record["staging_field"])
+    path = review_type_of(record).list_path(record["staging_field"])
     samples = database.samples_of(dataset)
     stamp = Stamp.take(record["run"])
     # What is decided upon while it is written stays marked, and comes round again.

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from valflow import decisions, lots, preflight, runs
+from valflow.choosing_types import chosen_type
 from valflow.config import LabelingConfig
 from valflow.errors import RunBusy
 from valflow.inference import find_targets, open_shards
-from valflow.label_types import DETECTIONS
 from valflow.models import open_model
 from valflow.promotion import finalized_runs_into
 from valflow.states import Event, State
@@ -84,9 +84,8 @@ def prepare(record: runs.Record, dataset: Any) -> runs.Record:
     if record.get("target"):
         return record
     config = LabelingConfig.model_validate(record["config"])
-    runs.update(
-        runs.fence_of(record), {"model": open_model(config.model).describe(), "label_type": DETECTIONS.name}
-    )
+    chosen = {"model": open_model(config.model).describe(), "label_type": chosen_type(config, dataset).name}
+    runs.update(runs.fence_of(record), chosen)
     return open_shards(
         runs.load(record["run"]), dataset, config, finalized_runs_into(dataset, config.label_field)
     )

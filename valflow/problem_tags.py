@@ -13,7 +13,7 @@ from bson import ObjectId
 from pymongo import UpdateMany, UpdateOne
 
 from valflow import collector, database, ledger, runs
-from valflow.label_types import label_type_of
+from valflow.label_types import review_type_of
 from valflow.own_writes import Stamp
 
 _BATCH = 4000
@@ -53,7 +53,7 @@ def finish(record: dict[str, Any], dataset: Any) -> None:
 
 @collector.paused()
 def _put_on(record: dict[str, Any], dataset: Any, name: str, action: int, is_remembered: bool) -> None:
-    path = label_type_of(record).list_path(record["staging_field"])
+    path = review_type_of(record).list_path(record["staging_field"])
     samples, stamp = database.samples_of(dataset), Stamp.take(record["run"])
     this = {"run": record["run"], "seq": action}
     if not is_remembered:
@@ -85,7 +85,7 @@ def put_on_samples(
 def take_off(record: dict[str, Any], dataset: Any, name: str, action: int) -> int:
     """Take the tag of an action off again, but for what had it before; returns the number of labels."""
     changed = labels_tagged(record["run"], action)
-    path = label_type_of(record).list_path(record["staging_field"])
+    path = review_type_of(record).list_path(record["staging_field"])
     samples, stamp = database.samples_of(dataset), Stamp.take(record["run"])
     # A sample that owes the tag to another action as well keeps it.
     others = {"$elemMatch": {"tag": name, "action": {"$ne": action}}}

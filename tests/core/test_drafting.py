@@ -54,6 +54,21 @@ def _only_classifications(dataset: Any) -> None:
     dataset.set_values("weather", [fo.Classification(label="sunny", confidence=0.9)])
 
 
+def _true_classifications(dataset: Any) -> None:
+    import fiftyone as fo
+
+    _without_labels(dataset)
+    dataset.set_values("weather", [fo.Classification(label="sunny")])
+
+
+def _only_keypoints(dataset: Any) -> None:
+    import fiftyone as fo
+
+    _without_labels(dataset)
+    points = fo.Keypoints(keypoints=[fo.Keypoint(label="eye", points=[(0.5, 0.5)])])
+    dataset.set_values("eyes", [points])
+
+
 def _second_model(dataset: Any) -> None:
     dataset.clone_sample_field("pred", "another")
 
@@ -103,7 +118,13 @@ SHAPES = {
     "ground truth by another name": Shape(_changed(_renamed("ground_truth", "boxes")), truth="boxes"),
     "two fields of predictions": Shape(_changed(_second_model), model="pred", comments=("another",)),
     "no labels at all": Shape(_changed(_without_labels), model=None, truth=None, comments=("none",)),
-    "labels of other types": Shape(_changed(_only_classifications), model=None, truth=None),
+    "classes of whole images": Shape(
+        _changed(_only_classifications), model="weather", truth=None, label_field="auto_classification"
+    ),
+    "true classes of whole images": Shape(
+        _changed(_true_classifications), model=None, truth="weather", label_field="auto_classification"
+    ),
+    "labels of other types": Shape(_changed(_only_keypoints), model=None, truth=None),
     "a field that is still empty": Shape(_changed(_empty_field), truth=None),
     "no samples": Shape(
         _changed(lambda d: d.delete_samples(d.values("id"))), model=None, truth=None, comments=("0 samples",)
