@@ -53,7 +53,7 @@ def dies(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
 
 
 class TestTag:
-    @pytest.mark.parametrize("during", ["_holders", "_remember", "_changes"])
+    @pytest.mark.parametrize("during", ["_holders", "_mark_samples", "_changes"])
     def test_given_again_it_is_on_labels_and_samples(
         self, dataset: Any, dies: Callable[..., Any], during: str
     ) -> None:
@@ -66,7 +66,7 @@ class TestTag:
         assert ledger.problem_tag_counts(run) == {"poor_bbox": 6}
         assert checklist.issue_notes(run) == {"cat": ["too wide (ann, poor_bbox)"]}
 
-    @pytest.mark.parametrize("during", ["_holders", "_remember", "_changes"])
+    @pytest.mark.parametrize("during", ["_holders", "_mark_samples", "_changes"])
     def test_not_given_again_the_confirmation_finishes_it(
         self, dataset: Any, dies: Callable[..., Any], during: str
     ) -> None:

@@ -491,7 +491,9 @@ class TestDiscard:
     def test_leaves_the_dataset_as_it_was(self, dataset: Any, state: str) -> None:
         before = documents(dataset)
         run = make_run(dataset, state)
-        record = decisions.submit(run, Decision("discard", "ann", note="wrong model"))
+        override = "too few classes" if state in ("REVIEWED", "VALIDATED") else None
+        decision = Decision("discard", "ann", note="wrong model", override=override)
+        record = decisions.submit(run, decision)
         assert (record["state"], record["open"], record["decision"]["decision"]) == (
             "DISCARDED",
             False,
@@ -504,6 +506,24 @@ class TestDiscard:
             i: d.keys() for i, d in before.items()
         }
         assert len(list(dataset)) == 4
+
+    @pytest.mark.parametrize("state", ["REVIEWED", "VALIDATED"])
+    def test_what_a_colleague_confirmed_is_not_thrown_away_unknowingly(
+        self, dataset: Any, state: str
+    ) -> None:
+        run = make_run(dataset, state)
+        with pytest.raises(
+            DecisionRefused, match=r"ann decided to finalize it; .* give a reason with --override"
+        ):
+            decisions.submit(run, Decision("discard", "bob", note="wrong model"))
+        assert runs.load(run)["state"] == state
+
+    def test_whoever_is_late_is_told_who_decided(self, dataset: Any) -> None:
+        run = make_run(dataset)
+        decisions.submit(run, Decision("discard", "ann"))
+        for late in ("finalize", "discard"):
+            with pytest.raises(IllegalTransition, match="ann decided to discard it"):
+                decisions.submit(run, Decision(late, "bob"))
 
     @pytest.mark.parametrize(
         ("state", "says"), [("FINALIZED", "it allows: begin_rollback"), ("DISCARDED", "it has ended")]

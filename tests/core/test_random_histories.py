@@ -254,8 +254,9 @@ class Histories(RuleBasedStateMachine):
             by_sample.setdefault(sample, {})[ObjectId(label_id)] = ["refused"]
 
         def really() -> None:
-            decisions.reopen(runs.load(self.model.key), reason="a test")
-            actions.withdraw_failing(self.model.key, by_sample)
+            record = runs.load(self.model.key)
+            number = actions.withdraw_failing(record, by_sample)
+            decisions.reopen(record, reason="a test", changes={"action_seq": number})
 
         self._do((really, lambda model: model.refuse(sorted(failing))))
 
