@@ -15,7 +15,7 @@ from valflow.states import State
 
 from . import layout
 from .answers import DrawnOnChange, logged, told
-from .screen import REVIEW, STATES, Screen
+from .screen import LOOK_EVERY, REVIEW, STATES, Screen
 
 _LABELS = {
     "correct": "Correct",
@@ -34,7 +34,7 @@ _SPLIT = (
 class JudgeLabels(DrawnOnChange, foo.Panel):
     """Verdicts and decisions one by one; they mean the picture that is open, whatever was shown before."""
 
-    passing = ("name_reviewer", "on_change_selected_labels")
+    passing = ("name_reviewer", "on_change_selected_labels", "follow")
 
     @property
     def config(self) -> foo.PanelConfig:
@@ -50,6 +50,14 @@ class JudgeLabels(DrawnOnChange, foo.Panel):
     def on_change_current_sample(self, ctx: Any) -> None:
         """Another picture was opened."""
         self.look_again(ctx)
+
+    @told
+    def follow(self, ctx: Any) -> bool:
+        """The App does not tell a panel that comes back which picture is open now, so it looks by itself."""
+        if ctx.current_sample == Screen(ctx).get("picture"):
+            return False
+        self.look_again(ctx)
+        return True
 
     @told
     def on_change_selected_labels(self, ctx: Any) -> bool:
@@ -120,6 +128,7 @@ class JudgeLabels(DrawnOnChange, foo.Panel):
             self._show_item(ctx, record["run"], label)
             return
         Screen(ctx).put(
+            picture=ctx.current_sample,
             label=None,
             run=record["run"] if record else None,
             pointed=_number_pointed(ctx, record) if record else 0,
@@ -129,6 +138,7 @@ class JudgeLabels(DrawnOnChange, foo.Panel):
         audit = audits.latest(run)
         item = next((i for i in audit["items"] if str(i["label_id"]) == label), None) if audit else None
         Screen(ctx).put(
+            picture=label,
             audited=run,
             run=run,
             whole=not review_type_of(runs.load(run)).has_boxes,
@@ -142,6 +152,7 @@ class JudgeLabels(DrawnOnChange, foo.Panel):
     def render(self, ctx: Any) -> types.Property:
         """Draw the verdicts, or the decisions."""
         screen, panel = Screen(ctx), types.Object()
+        panel.view("follow", types.TimerView(interval=LOOK_EVERY, on_interval=self.follow))
         if not screen.get("run"):
             panel.md("This picture belongs to no labeling run that is in review.", name="nothing")
             return layout.page(panel)
