@@ -12,7 +12,7 @@ from typing import Any
 
 from bson import ObjectId
 
-from valflow import actions, database, runs
+from valflow import actions, database, references, runs
 from valflow.decisions import SHORTEST_DIGEST
 from valflow.errors import RollbackRefused, RunBusy
 from valflow.evaluation.storing import remove_evaluation
@@ -289,6 +289,7 @@ def _remove_traces(record: runs.Record, dataset: Any) -> None:
     """Custom run and evaluation of the run, and the field where valflow made it and nothing is left in it."""
     dataset.reload()
     name = record["label_field"]
+    references.adopt(dataset, "runs", record["run"])
     if record["run"] in dataset.list_runs():
         dataset.delete_run(record["run"])
     evaluation = record["config"].get("evaluation")
