@@ -45,7 +45,8 @@ def infer(run: str) -> None:
         ):
             shards = {"run": unmapped(run), "shard": list(range(target["shards"]))}
             # Nothing but numbers comes back: a shard writes its results itself.
-            for done, future in enumerate(runner.map(infer_shard, shards), 1):
+            futures: Any = runner.map(infer_shard, shards)  # type: ignore[arg-type]
+            for done, future in enumerate(futures, 1):
                 advance(sum(future.result().values()))
                 update_progress_artifact(artifact, progress=100.0 * done / target["shards"])
         counts = finish_inference(run)

@@ -16,6 +16,7 @@ from valflow import (
     bringing_back,
     database,
     promotion,
+    references,
     reopening,
     runs,
     safety_copies,
@@ -420,6 +421,7 @@ def _remove_traces(record: runs.Record, dataset: Any) -> None:
 
 def _take_out(record: runs.Record, dataset: Any) -> None:
     name = record["label_field"]
+    references.adopt(dataset, "runs", record["run"])
     if record["run"] in dataset.list_runs():
         dataset.delete_run(record["run"])
     evaluation = record["config"].get("evaluation")

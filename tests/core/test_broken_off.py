@@ -12,7 +12,18 @@ from fiftyone.core.utils import to_slug
 from tasks.triage import decide_by_policy
 from tasks.validate import pass_gate
 from tests.builders import bring_to, counts, edit_label, entries, ids_where, make_dataset, make_run
-from valflow import actions, audits, checklist, database, decisions, ledger, problem_tags, promotion, runs
+from valflow import (
+    actions,
+    audits,
+    checklist,
+    database,
+    decisions,
+    ledger,
+    problem_tags,
+    promotion,
+    references,
+    runs,
+)
 from valflow.evaluation import evaluate
 from valflow.evaluation.storing import MARKS
 from valflow.review_app import save_workspace, workspace_name
@@ -175,6 +186,16 @@ class TestReferences:
         assert run in dataset.list_runs()
         assert dataset.list_saved_views() == ["false_positive"]
         assert dataset.list_workspaces() == [workspace_name(run)]
+
+    def test_what_refers_to_nothing_goes(self, dataset: Any) -> None:
+        run = make_run(dataset, "FINALIZED")
+        database.connection()["runs"].delete_many({"_dataset_id": dataset._doc.id, "key": run})
+        dataset.reload()
+        references.adopt(dataset, "runs", run)
+        held = database.connection()["datasets"].find_one({"_id": dataset._doc.id}, {"runs": 1})
+        assert held is not None
+        assert held["runs"] == {}
+        assert dataset.list_runs() == []
 
 
 def test_the_verdicts_of_one_judge_are_written_down_all_or_none(

@@ -223,6 +223,7 @@ def _results(method: Any, eval_key: str, comparison: Comparison, curves: Sweep, 
 
 def remove_evaluation(dataset: Any, eval_key: str, run: str) -> None:
     """Delete the evaluation of a run with its marks; one of another run, or of somebody else, stays."""
+    references.adopt(dataset, "evaluations", eval_key)
     if dataset.has_evaluation(eval_key) and _maker(dataset, eval_key) == run:
         dataset.delete_evaluation(eval_key)
 
