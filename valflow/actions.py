@@ -162,6 +162,7 @@ def undo(run: str, reviewer: str, *, own: bool = False) -> ActionResult:
         withdraw(record, f"verdicts of {last['actor']} are taken back by {reviewer}")
     record = begin(record["run"])
     seq, target = record["action_seq"], last["seq"]
+    _claim_undo(last, reviewer)
     record_action(record, "undo", reviewer, {"action": target})
     changed = ledger.count_labels(record["run"], {"action": target})
     ledger.restore(record["run"], target, seq)
@@ -175,8 +176,27 @@ def undo(run: str, reviewer: str, *, own: bool = False) -> ActionResult:
             array_filters=[{"i.action": target}],
         )
     mirroring.mirror_soon(record, dataset)
-    database.actions().update_one({"run": record["run"], "seq": target}, {"$set": {"undone_by": seq}})
+    done = {"$set": {"undone_by": seq}, "$unset": {"undoing": ""}}
+    database.actions().update_one({"run": record["run"], "seq": target}, done)
     return ActionResult(record["run"], seq, "undo", changed, {})
+
+
+def _claim_undo(action: dict[str, Any], reviewer: str) -> None:
+    """Take an action back alone: a second undo would take away what somebody did after the first.
+
+    Raises:
+        IllegalTransition: somebody else is at it, or has just done it.
+    """
+    seen, mine = action.get("undoing"), {"by": reviewer, **runs.sign_of_life()}
+    this = {"run": action["run"], "seq": action["seq"], "undone_by": None, "undoing": seen}
+    if runs.is_alive(seen or {}) or not (
+        database.actions().update_one(this, {"$set": {"undoing": mine}}).modified_count
+    ):
+        now = database.actions().find_one({"run": action["run"], "seq": action["seq"]}) or {}
+        who = (now.get("undoing") or {}).get("by", "somebody")
+        raise IllegalTransition(
+            f"{who} is taking back action {action['seq']} just now; look at what is there, and try again in a moment"
+        )
 
 
 def tag(run: str, name: str, selection: Selection, reviewer: str, note: str | None = None) -> ActionResult:

@@ -21,7 +21,7 @@ from tests.builders import (
     make_dataset,
     make_run,
 )
-from valflow import actions, audits, checklist, database, decisions, ledger, runs
+from valflow import actions, audits, checklist, database, decisions, ledger, problem_tags, runs
 from valflow.errors import IllegalTransition, SelectionError
 from valflow.selections import Selection
 
@@ -335,6 +335,36 @@ class TestUndoInTheMiddle:
         dataset.reload()
         assert dataset.count_sample_tags() == {}
         assert counts(run) != before or event == "tag"
+
+    def test_of_two_at_once_the_second_is_told(
+        self, run: str, dataset: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        actions.tag(run, "odd", EVERYTHING, "ann")
+        take_off = problem_tags.take_off
+
+        def meanwhile(*arguments: Any) -> Any:
+            monkeypatch.undo()
+            with pytest.raises(IllegalTransition, match=r"bob is taking back action \d+ just now"):
+                actions.undo(run, "carl")
+            return take_off(*arguments)
+
+        monkeypatch.setattr(problem_tags, "take_off", meanwhile)
+        assert actions.undo(run, "bob").changed == 12
+        with pytest.raises(SelectionError, match="left to undo"):
+            actions.undo(run, "carl")
+
+    def test_an_undo_that_was_broken_off_is_done_again(
+        self, run: str, dataset: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        actions.tag(run, "odd", EVERYTHING, "ann")
+        with monkeypatch.context() as patch:
+            patch.setattr(problem_tags, "take_off", lambda *_: 1 / 0)
+            patch.setattr(runs, "_this_process", lambda: f"{socket.gethostname()}:{2**22 + 1}")
+            with pytest.raises(ZeroDivisionError):
+                actions.undo(run, "bob")
+        assert actions.undo(run, "carl").changed == 12
+        dataset.reload()
+        assert dataset.count_sample_tags() == {}
 
     def test_the_action_of_a_dead_process_is_taken_back(self, run: str) -> None:
         seq = actions.reject(run, EVERYTHING, "ann").seq

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,6 +42,7 @@ VERDICTS = st.sampled_from(["correct", "wrong_class", "not_an_object", "unsure"]
 PLACES = st.integers(0, 30)
 
 _datasets: list[Any] = []
+_compared = itertools.count()  # states that were compared, those at the beginning of histories included
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -51,6 +53,7 @@ def dataset() -> Iterator[Any]:
         yield made
         _datasets.clear()
         made.delete()
+        print(f"\n{next(_compared)} states compared")  # to be seen with -s
 
 
 @st.composite
@@ -492,6 +495,7 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def everything_is_as_it_should_be(self) -> None:
+        next(_compared)
         model = self.model
         record = runs.load(model.key)
         assert (record["state"], record["round"], record["action_seq"]) == (
