@@ -99,7 +99,10 @@ class TestTag:
         assert dataset.count_sample_tags() == {"poor_bbox": 1}
         assert "poor_bbox" not in dataset.count_label_tags("auto_in_review")
 
-    def test_of_a_process_that_lives_is_left_to_it(self, dataset: Any) -> None:
+    def test_of_a_process_that_lives_is_left_to_it(
+        self, dataset: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(problem_tags, "_WAIT_FOR_OTHERS", 0.2)
         run = make_run(dataset)
         actions.tag(run, "poor_bbox", CATS, "ann")
         unfinished = {"$set": {"writing": problem_tags.writing()}}
