@@ -160,9 +160,9 @@ def _play(
 
     from tests.chaos.driver import Lab, Target, recover
     from tests.chaos.scenarios import digits_config, scenarios
-    from valflow import inference
+    from valflow.models import open_model
 
-    inference.describe_model(digits_config(folder).model)
+    open_model(digits_config(folder).model)  # trained once, here
     connections._disconnect()
     lab = Lab(folder, mongod.uri, recover)
     [scenario] = [s for s in scenarios(lab.files) if s.name == "rolled back"]

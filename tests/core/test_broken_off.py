@@ -99,7 +99,10 @@ class TestTag:
         assert dataset.count_sample_tags() == {"poor_bbox": 1}
         assert "poor_bbox" not in dataset.count_label_tags("auto_in_review")
 
-    def test_of_a_process_that_lives_is_left_to_it(self, dataset: Any) -> None:
+    def test_of_a_process_that_lives_is_left_to_it(
+        self, dataset: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(problem_tags, "_WAIT_FOR_OTHERS", 0.2)
         run = make_run(dataset)
         actions.tag(run, "poor_bbox", CATS, "ann")
         unfinished = {"$set": {"writing": problem_tags.writing()}}
@@ -181,7 +184,7 @@ class TestReferences:
         db["datasets"].update_one({"_id": identifier}, {"$set": {kind: empty}})
         dataset.reload()
         save_workspace(runs.load(run), dataset)
-        promotion._register(runs.load(run), dataset)
+        promotion.register(runs.load(run), dataset)
         assert db[collection].count_documents(documents) == there
         assert run in dataset.list_runs()
         assert dataset.list_saved_views() == ["false_positive"]
