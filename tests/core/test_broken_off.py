@@ -170,12 +170,12 @@ class TestReferences:
     def test_what_lost_its_reference_is_not_made_twice(
         self, dataset: Any, kind: str, collection: str
     ) -> None:
-        run = make_run(dataset)
+        run, waiting = make_run(dataset), make_run(dataset, label_field="waiting")
         actions.tag(run, "false_positive", CATS, "ann")
         actions.approve(run, CATS, "ann")
         bring_to(run, dataset, "VALIDATED")
         promotion.promote(runs.load(run), dataset)
-        save_workspace(runs.load(run), dataset)
+        save_workspace(runs.load(waiting), dataset)
         db, identifier = database.connection(), dataset._doc.id
         documents = {"_dataset_id": identifier}
         there = db[collection].count_documents(documents)
@@ -183,12 +183,12 @@ class TestReferences:
         assert there > 0
         db["datasets"].update_one({"_id": identifier}, {"$set": {kind: empty}})
         dataset.reload()
-        save_workspace(runs.load(run), dataset)
+        save_workspace(runs.load(waiting), dataset)
         promotion.register(runs.load(run), dataset)
         assert db[collection].count_documents(documents) == there
         assert run in dataset.list_runs()
         assert dataset.list_saved_views() == ["false_positive"]
-        assert dataset.list_workspaces() == [workspace_name(run)]
+        assert dataset.list_workspaces() == [workspace_name(waiting)]
 
     def test_what_refers_to_nothing_goes(self, dataset: Any) -> None:
         run = make_run(dataset, "FINALIZED")
