@@ -21,6 +21,7 @@ from tests.builders import (
     documents,
     entries,
     everything_stored,
+    forget_what_was_made,
     labels_in,
     make_config,
     make_dataset,
@@ -39,6 +40,8 @@ from valflow.selections import Selection
 from valflow.validation import output_folder
 
 CHECKLESS = {"checklist": []}
+
+alone = pytest.fixture(autouse=True)(forget_what_was_made)
 
 
 def walk(run: str, dataset: Any) -> runs.Record:

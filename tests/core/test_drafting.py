@@ -12,7 +12,7 @@ import pytest
 from tests.builders import box, make_dataset, make_run
 from valflow import preflight
 from valflow.cli import main as valflow
-from valflow.config import FieldModelConfig, LabelingConfig, load_config
+from valflow.config import FieldModelConfig, LabelingConfig, PythonModelConfig, load_config
 from valflow.drafting import draft_config
 from valflow.errors import ConfigError
 from valflow.states import State
@@ -180,7 +180,7 @@ def test_a_draft_loads_and_fits_its_dataset(shape: Shape, folder: Path) -> None:
         if shape.model is None:
             # The line to be filled in is an example; everything else must already fit.
             assert 'path: "my_models:MyDetector"' in text
-            config = config.model_copy(update={"model": _corner()})
+            config = config.model_copy(update={"model": _finder(config)})
         else:
             assert isinstance(config.model, FieldModelConfig)
             assert config.model.field == shape.model
@@ -189,10 +189,10 @@ def test_a_draft_loads_and_fits_its_dataset(shape: Shape, folder: Path) -> None:
         dataset.delete()
 
 
-def _corner() -> Any:
-    from valflow.config import PythonModelConfig
-
-    return PythonModelConfig(path="tests.models:Corner")
+def _finder(config: LabelingConfig) -> PythonModelConfig:
+    """A model of the label type that the draft asks for."""
+    name = "detections" if config.label_type == "auto" else config.label_type
+    return PythonModelConfig(path="tests.kinds:Finder", kwargs={"name": name})
 
 
 @pytest.mark.parametrize(
