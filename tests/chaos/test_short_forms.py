@@ -33,7 +33,7 @@ def test_nothing_is_lost_by_kills_at_writes() -> None:
     assert (int(total[-2]), int(total[-1])) == (20, 0)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", list(OUTAGES))
 def test_nothing_is_lost_in_an_outage(name: str) -> None:
     said = run("tests.chaos.outages", name, timeout=400)
@@ -44,7 +44,7 @@ def test_nothing_is_lost_in_an_outage(name: str) -> None:
 
 
 @pytest.mark.stack
-@pytest.mark.slow
+@pytest.mark.long
 def test_nothing_is_lost_by_kills_of_a_real_stack() -> None:
     said = run("tests.chaos.stack_kills", "--kills", "3", "--seed", "7", "--scenes", "12", timeout=1200)
     assert "losses 0" in said
