@@ -57,6 +57,7 @@ def wait_until(holds: Callable[[], Any], timeout: float = 180.0) -> Any:
 
 @pytest.mark.stack
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_run_goes_on_after_its_process_was_killed_and_its_decision_was_not_passed_on(
     in_stack: Stack,
     pets: Any,
