@@ -198,7 +198,7 @@ ENDS = {
         "VALIDATED", half_promoted, roll_back, RollbackRefused, "is FINALIZING", "FINALIZING", promote
     ),
     "a finalize while it is rolled back": End(
-        "FINALIZED", rolling, its_flow, RunBusy, "was rolled back", "ROLLING_BACK"
+        "FINALIZED", rolling, its_flow, RunBusy, "is being taken back", "ROLLING_BACK"
     ),
     "a rollback while it is evaluated or exported": End(
         "FINALIZED", alive, roll_back, RunBusy, "still evaluates or exports", "FINALIZED"
