@@ -9,7 +9,7 @@ PORT  ?=
 ARGS  ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-models up lint bench soak screenshots clean
+.PHONY: help setup demo test test-models up lint bench soak chaos screenshots clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -46,6 +46,10 @@ bench: $(READY)  ## side-by-side benchmarks, with the limit beside each figure
 
 soak: $(READY)  ## 50 recurring runs in a row, and what grows with them (ARGS="--runs 20" for fewer)
 	$(PY) -m tests.soak $(ARGS)
+
+chaos: $(READY)  ## SIGKILL at every place that counts: 160 in a driver, 40 on a real stack (about an hour)
+	$(PY) -m tests.chaos --kills 160 --twice 0.2
+	$(PY) -m tests.chaos.stack_kills --kills 40
 
 screenshots: $(READY)  ## the pictures of the panel in docs/pictures (needs a Chromium)
 	$(PY) -m scripts.screenshots

@@ -83,7 +83,7 @@ def compare(
     """One row: all ways in turn, the best time of each."""
     name, seconds, labels, computing, part = case
     paths = paths[: max(8, int(len(paths) * part))]
-    kwargs = {"seconds": seconds, "labels": labels, "computing": computing}
+    kwargs: dict[str, Any] = {"seconds": seconds, "labels": labels, "computing": computing}
     ways: dict[str, Callable[[], float]] = {
         "bare": lambda: bare_loop(PacedModel(**kwargs), paths),
         "read": lambda: read_alone(paths),

@@ -71,7 +71,7 @@ def infer(run: str) -> None:
 
     from valflow import inference, opening, runs
 
-    inference.open_model = stand_in.open_model  # type: ignore[assignment]
+    setattr(inference, "open_model", stand_in.open_model)  # noqa: B010
     record = runs.load(run)
     record = opening.prepare(record, fo.load_dataset(record["dataset"]))
     for shard in range(record["target"]["shards"]):

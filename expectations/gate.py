@@ -18,7 +18,17 @@ from typing import Any
 import pandas as pd
 
 from expectations.engine import Finding, run_checks
-from expectations.suite import KEYS, OPTIONAL, PARAMETERS, ROWS, Item, Suite, prepared, with_parameters
+from expectations.suite import (
+    KEYS,
+    OF_SOME_LABELS,
+    OPTIONAL,
+    PARAMETERS,
+    ROWS,
+    Item,
+    Suite,
+    prepared,
+    with_parameters,
+)
 from expectations.wording import expected_of, observed_of, reason, title_of
 from valflow.errors import SuiteError
 
@@ -210,7 +220,10 @@ def _results(
     """Every item with its finding, or with the reason why it is skipped."""
     table = tables.get(table_name)
     absent = OPTIONAL.get(table_name) if table_name in tables and table is None else None
-    skipped = {number: absent or _skip_reason(item, parameters) for number, (_, item) in enumerate(items)}
+    skipped = {
+        number: absent or _skip_reason(item, parameters, table_name, table)
+        for number, (_, item) in enumerate(items)
+    }
     live = [number for number in skipped if skipped[number] is None]
     problem = _table_problem(table, table_name)
     if problem or table is None:
@@ -224,7 +237,13 @@ def _results(
         yield suite, item, findings.get(number), skipped[number]
 
 
-def _skip_reason(item: Item, parameters: Mapping[str, Any]) -> str | None:
+def _skip_reason(
+    item: Item, parameters: Mapping[str, Any], table_name: str, table: pd.DataFrame | None
+) -> str | None:
+    if table is not None and table_name == "labels":
+        lacking = [c for c in item.columns if c in OF_SOME_LABELS and c not in table]
+        if lacking:
+            return OF_SOME_LABELS[lacking[0]]
     for name in sorted(item.parameters):
         if name in parameters and parameters[name] is None and PARAMETERS[name].absent:
             return PARAMETERS[name].absent

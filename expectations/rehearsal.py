@@ -78,6 +78,7 @@ def small_table(name: str, samples: int = 8, labels_per_sample: int = 6) -> pd.D
             "source": pd.Series(random.choice(["auto", "human", "edited"], total), dtype="str"),
             "threshold": 0.4,
             "duplicate_iou": random.uniform(0.0, 0.5, total),
+            "mask_share": 0.6,
         }
     )
 

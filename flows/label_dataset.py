@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from prefect import flow
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from tasks.evaluate import evaluate
 from tasks.export import export
@@ -18,11 +17,8 @@ from tasks.triage import triage
 from tasks.validate import validate
 from valflow.config import LabelingConfig
 
-# One shard at a time: models are not safe to share between threads.
-ONE_BY_ONE: Any = ThreadPoolTaskRunner(max_workers=1)
 
-
-@flow(name="label-dataset", task_runner=ONE_BY_ONE)
+@flow(name="label-dataset")
 def label_dataset(config: LabelingConfig) -> Any:
     """Label what is new in a dataset, with a human decision before anything becomes final.
 

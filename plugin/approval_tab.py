@@ -116,8 +116,18 @@ class ApprovalTab:
         for item in screen.get("checklist", []):
             mark = "✓" if item["ok"] else "✗" if item["required"] else "○"
             must = " *(required)*" if item["required"] and not item["ok"] else ""
-            lines.append(f"- {mark} **{item['title']}**{must}: {markdown_text(item['evidence'])}")
+            lines.append(f"- {mark} **{item['title']}**{must}: {_with_commands(item['evidence'])}")
         panel.md("\n".join(lines), name="checklist_text")
+
+
+def _with_commands(text: str) -> str:
+    """Text of data with the commands that it names in backticks as code."""
+    parts = []
+    for number, part in enumerate(text.split("`")):
+        shown = layout.code(part) if number % 2 else markdown_text(part)
+        before, after = (" " if end.isspace() and not number % 2 else "" for end in (part[:1], part[-1:]))
+        parts.append(f"{before}{shown}{after}")
+    return "".join(parts).strip()
 
 
 def _fate(record: runs.Record) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import fiftyone.operators.types as types
 
 from valflow import audits, certificates, runs
-from valflow.certify import CORRECT
+from valflow.certify import BAD_BOX, CORRECT
 from valflow.errors import SelectionError
 
 from . import grid, layout
@@ -50,6 +50,13 @@ class AuditPart:
         reviewer, record = screen.named_reviewer(), screen.record()
         items = audits.open_items(record["run"])
         chosen = {str(i) for i in ctx.selected} | {str(d["label_id"]) for d in ctx.selected_labels or []}
+        if screen.get("whole"):
+            seen = set(screen.get("on_grid", []))
+            chosen |= {
+                str(i["label_id"])
+                for i in items
+                if str(i["sample_id"]) in chosen and str(i["label_id"]) in seen
+            }
         verdicts = {i["number"]: ctx.params["verdict"] for i in items if str(i["label_id"]) in chosen}
         if not verdicts:
             raise SelectionError("select the wrong ones in the grid first, then say why they are wrong")
@@ -84,6 +91,10 @@ class AuditPart:
     def set_audit_grid(self, ctx: Any, record: runs.Record, dataset: Any) -> list[str]:
         """Show the first page that waits for verdicts; returns the ids of its labels."""
         page = audits.page_of(audits.open_items(record["run"]))
+        if Screen(ctx).get("whole"):
+            # One label of a sample at a time: to select the sample is to select it.
+            first_of_each = {i["sample_id"]: i for i in reversed(page)}
+            page = sorted(first_of_each.values(), key=lambda i: int(i["number"]))
         ids = [str(i["label_id"]) for i in page]
         view = grid.blind_patches(dataset, record, ids, [str(i["sample_id"]) for i in page])
         ctx.ops.set_view(view)
@@ -120,6 +131,8 @@ class AuditPart:
         )
         reasons = layout.row(panel, "reasons")
         for verdict, label in _REASONS.items():
+            if verdict == BAD_BOX and screen.get("whole"):
+                continue
             reasons.btn(
                 f"judge_{verdict}",
                 label=label,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from valflow.label_types import label_type_of
+from valflow.label_types import review_type_of
 from valflow.reviewing import Page
 from valflow.runs import Record
 
@@ -34,11 +34,22 @@ def samples(dataset: Any, page: Page) -> Any:
 
 
 def blind_patches(dataset: Any, record: Record, label_ids: Sequence[str], sample_ids: Sequence[str]) -> Any:
-    """One tile per drawn label, in the order of the draw, without confidence and tags, which could bias the eye."""
-    field = record["staging_field"]
-    path = label_type_of(record).list_path(field)
+    """One tile per drawn label, in the order of the draw, without confidence and tags, which could bias the eye.
+
+    A label of a whole image is its sample, on which other labels are not shown: nothing is edited on this view.
+    """
+    field, label_type = record["staging_field"], review_type_of(record)
+    path = label_type.list_path(field)
     if not label_ids:
         return dataset.select([])
+    if not label_type.has_boxes:
+        return (
+            dataset.select(list(sample_ids), ordered=True)
+            .select_fields([field])
+            .select_labels(ids=list(label_ids), fields=field)
+            .set_field(f"{path}.confidence", None)
+            .set_field(f"{path}.tags", [])
+        )
     return (
         dataset.select(list(dict.fromkeys(sample_ids)))
         .select_fields([field])

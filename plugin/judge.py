@@ -8,13 +8,14 @@ import fiftyone.operators as foo
 import fiftyone.operators.types as types
 
 from valflow import audits, reviewing, runs
-from valflow.certify import CORRECT
+from valflow.certify import BAD_BOX, CORRECT
 from valflow.errors import AuditError, SelectionError, ValflowError
+from valflow.label_types import review_type_of
 from valflow.states import State
 
 from . import layout
 from .answers import DrawnOnChange, logged, told
-from .screen import REVIEW, STATES, Screen
+from .screen import LOOK_EVERY, REVIEW, STATES, Screen
 
 _LABELS = {
     "correct": "Correct",
@@ -33,7 +34,7 @@ _SPLIT = (
 class JudgeLabels(DrawnOnChange, foo.Panel):
     """Verdicts and decisions one by one; they mean the picture that is open, whatever was shown before."""
 
-    passing = ("name_reviewer", "on_change_selected_labels")
+    passing = ("name_reviewer", "on_change_selected_labels", "follow")
 
     @property
     def config(self) -> foo.PanelConfig:
@@ -49,6 +50,14 @@ class JudgeLabels(DrawnOnChange, foo.Panel):
     def on_change_current_sample(self, ctx: Any) -> None:
         """Another picture was opened."""
         self.look_again(ctx)
+
+    @told
+    def follow(self, ctx: Any) -> bool:
+        """The App does not tell a panel that comes back which picture is open now, so it looks by itself."""
+        if ctx.current_sample == Screen(ctx).get("picture"):
+            return False
+        self.look_again(ctx)
+        return True
 
     @told
     def on_change_selected_labels(self, ctx: Any) -> bool:
@@ -75,14 +84,15 @@ class JudgeLabels(DrawnOnChange, foo.Panel):
         screen = Screen(ctx)
         reviewer, run = screen.named_reviewer(), screen.get("audited")
         items = audits.open_items(run) if run else []
-        item = next((i for i in items if str(i["label_id"]) == ctx.current_sample), None)
+        tile = _tile(runs.load(run)) if run else ""
+        item = next((i for i in items if str(i[tile]) == ctx.current_sample), None)
         if item is None:
             raise AuditError("this label waits for no verdict (any more)")
         audits.judge(run, {item["number"]: ctx.params["verdict"]}, reviewer)
         page = audits.page_of(audits.open_items(run))
         following = [i for i in page if i["number"] > item["number"]] or page
         if following:
-            ctx.ops.open_sample(str(following[0]["label_id"]))
+            ctx.ops.open_sample(str(following[0][tile]))
             self._show_item(ctx, run, str(following[0]["label_id"]))
         else:
             ctx.ops.notify("that was the last one", variant="success")
@@ -113,10 +123,12 @@ class JudgeLabels(DrawnOnChange, foo.Panel):
     def look_again(self, ctx: Any, after: ValflowError | None = None) -> None:
         """Which label or picture is this, and of which run?"""
         record = _run_of(ctx)
-        if record is not None and _is_in_audit(record, ctx.current_sample):
-            self._show_item(ctx, record["run"], ctx.current_sample)
+        label = _in_audit(record, ctx.current_sample) if record is not None else None
+        if record is not None and label is not None:
+            self._show_item(ctx, record["run"], label)
             return
         Screen(ctx).put(
+            picture=ctx.current_sample,
             label=None,
             run=record["run"] if record else None,
             pointed=_number_pointed(ctx, record) if record else 0,
@@ -126,8 +138,10 @@ class JudgeLabels(DrawnOnChange, foo.Panel):
         audit = audits.latest(run)
         item = next((i for i in audit["items"] if str(i["label_id"]) == label), None) if audit else None
         Screen(ctx).put(
+            picture=label,
             audited=run,
             run=run,
+            whole=not review_type_of(runs.load(run)).has_boxes,
             label=label if item else None,
             place=f"{item['number']} of {len(audit['items'])}" if audit and item else "",
             sentence=audits.sentence(audits.summary(audit)) if audit else "",
@@ -138,6 +152,7 @@ class JudgeLabels(DrawnOnChange, foo.Panel):
     def render(self, ctx: Any) -> types.Property:
         """Draw the verdicts, or the decisions."""
         screen, panel = Screen(ctx), types.Object()
+        panel.view("follow", types.TimerView(interval=LOOK_EVERY, on_interval=self.follow))
         if not screen.get("run"):
             panel.md("This picture belongs to no labeling run that is in review.", name="nothing")
             return layout.page(panel)
@@ -150,15 +165,17 @@ class JudgeLabels(DrawnOnChange, foo.Panel):
             view=types.LazyFieldView(),
         )
         if screen.get("label"):
-            self._render_verdicts(panel)
+            self._render_verdicts(panel, screen)
         else:
             self._render_decisions(panel, int(screen.get("pointed", 0)))
         panel.md(_SPLIT, name="split")
         return layout.page(panel)
 
-    def _render_verdicts(self, panel: types.Object) -> None:
+    def _render_verdicts(self, panel: types.Object, screen: Screen) -> None:
         bar = layout.row(panel, "verdicts")
         for verdict, label in _LABELS.items():
+            if verdict == BAD_BOX and screen.get("whole"):
+                continue
             bar.btn(
                 verdict,
                 label=label,
@@ -201,8 +218,16 @@ def _run_of(ctx: Any) -> runs.Record | None:
     return None
 
 
-def _is_in_audit(record: runs.Record, label: str) -> bool:
-    return any(str(i["label_id"]) == label for i in audits.open_items(record["run"]))
+def _tile(record: runs.Record) -> str:
+    """What opens as a picture of its own: a patch, named by its label, or the sample of a label of all of it."""
+    return "label_id" if review_type_of(record).has_boxes else "sample_id"
+
+
+def _in_audit(record: runs.Record, current: str) -> str | None:
+    """The first label of what is open that waits for a verdict."""
+    tile = _tile(record)
+    items = audits.open_items(record["run"])
+    return next((str(i["label_id"]) for i in items if str(i[tile]) == current), None)
 
 
 def _number_pointed(ctx: Any, record: runs.Record) -> int:

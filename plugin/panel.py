@@ -9,6 +9,7 @@ import fiftyone.operators.types as types
 
 from valflow import app_edits, correcting, database, overview, reviewing, runs
 from valflow.errors import RunNotFound
+from valflow.label_types import review_type_of
 from valflow.review_page import markdown_text
 from valflow.states import SHOWN_AS, State
 
@@ -195,6 +196,7 @@ class AutoLabeling(DrawnOnChange, RunsTab, ReviewTab, ApprovalTab, AuditPart, Ap
     def _look_at_review(self, ctx: Any, screen: Screen, record: runs.Record) -> None:
         if screen.reviewer:
             self._take_over(ctx, record)
+        screen.put(whole=not review_type_of(record).has_boxes)
         shown = screen.shown()
         known = overview.review_figures(record, shown, screen.reviewer)
         classes = [c for c in screen.get("classes", []) if c in {r["label"] for r in known["rows"]}]
@@ -256,7 +258,7 @@ class AutoLabeling(DrawnOnChange, RunsTab, ReviewTab, ApprovalTab, AuditPart, Ap
         else:
             shown = None if mode == DRAW else screen.shown()
             order: reviewing.Order = "uncertain" if screen.tab == REVIEW else "samples"
-            if mode in (SAMPLES, DRAW):
+            if screen.shows_samples:
                 found = reviewing.page_of_samples(record["run"], shown, page_number, order=order)
                 ids = found.sample_ids
                 ctx.ops.set_view(grid.samples(dataset, found))
@@ -347,7 +349,7 @@ def _head(record: runs.Record) -> dict[str, Any]:
 
 def _pages(screen: Screen, record: runs.Record, known: dict[str, Any]) -> int:
     size, count = reviewing.PATCHES_PER_PAGE, known["current"]
-    if screen.mode in (SAMPLES, DRAW):
+    if screen.shows_samples:
         shown = None if screen.mode == DRAW else screen.shown()
         size, count = reviewing.SAMPLES_PER_PAGE, reviewing.count_samples(record["run"], shown)
     return max(1, -(-count // size))

@@ -20,6 +20,10 @@ _MODES = {
     CORRECT: ("Correct labels", "edit"),
     DRAW: ("Draw missing objects", "add_box"),
 }
+_HOW_TO_ADD = {
+    False: "and its box symbol, draw a box and give it its class",
+    True: "and add a label and choose its class",
+}
 _SLIDER = {"slider": {"min": 0, "max": 1, "step": 0.01}}
 
 
@@ -168,8 +172,8 @@ class ReviewTab:
         self._render_modes(panel, screen)
         if screen.mode == DRAW:
             panel.md(
-                "**Drawing.** Open a picture, choose *Annotate* and its box symbol, draw a box and give it its class. "
-                "The boxes count as approved by you as soon as you leave this mode.",
+                f"**Drawing.** Open a picture, choose *Annotate* {_HOW_TO_ADD[bool(screen.get('whole'))]}. "
+                "What you add counts as approved by you as soon as you leave this mode.",
                 name="how_to_draw",
             )
             self.render_pages(panel, screen)
@@ -197,14 +201,17 @@ class ReviewTab:
 
     def _render_modes(self, panel: types.Object, screen: Screen) -> None:
         bar = layout.row(panel, "modes")
+        shown = SAMPLES if screen.mode == PATCHES and screen.get("whole") else screen.mode
         for mode, (label, icon) in _MODES.items():
+            if mode == PATCHES and screen.get("whole"):
+                continue
             bar.btn(
                 f"mode_{mode}",
                 label=label,
                 icon=icon,
                 on_click=self.change_mode,
                 params={"mode": mode},
-                variant="contained" if mode == screen.mode else "outlined",
+                variant="contained" if mode == shown else "outlined",
             )
         known = bool(screen.get("embeddings"))
         bar.btn(

@@ -13,7 +13,7 @@ from .answers import told
 from .screen import Screen
 
 # Few columns: half a screen is narrow, and the App breaks words of cells where it must.
-_COLUMNS = {"name": "Run", "model": "Model and field", "state": "State", "labels": "Labels"}
+_COLUMNS = {"name": "Run", "state": "State, and labels (predicted / approved / final)"}
 
 
 class RunsTab:
@@ -60,14 +60,14 @@ class RunsTab:
             panel.md("No labeling run of this dataset yet.", name="no_runs")
             return
         panel.obj("runs", view=layout.table(_COLUMNS, on_click_row=self.open_run))
-        panel.md("Click a run to open it. Labels: predicted / approved / final.", name="hint")
+        panel.md("Click a run to open it.", name="hint")
 
 
 def _cell(row: dict[str, Any], key: str) -> str:
-    if key == "labels":
-        return " / ".join(layout.number(row[k]) for k in ("predicted", "approved", "finalized"))
-    if key == "model":
-        return f"{row['model']} → {row['field']}"
     if key == "state":
-        return f"{row['state']}, {row['age']} old; waits for {row['waits']}"
+        labels = " / ".join(layout.number(row[k]) for k in ("predicted", "approved", "finalized"))
+        return (
+            f"{row['state']}, {row['age']} old; waits for {row['waits']}. {labels} labels, "
+            f"{row['model']} → {row['field']}"
+        )
     return str(row[key])

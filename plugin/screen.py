@@ -48,6 +48,11 @@ class Screen:
         return str(self.get("mode", PATCHES))
 
     @property
+    def shows_samples(self) -> bool:
+        """Whether the grid shows whole samples: chosen so, or because labels speak about all of their image."""
+        return self.mode in (SAMPLES, DRAW) or bool(self.get("whole"))
+
+    @property
     def reviewer(self) -> str:
         """The reviewer's name as typed; else the one of this App server, else empty."""
         return str(self.get("reviewer", os.environ.get("VALFLOW_REVIEWER", ""))).strip()

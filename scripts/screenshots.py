@@ -51,6 +51,7 @@ def take(stack: Any, home: Path) -> None:
         screen.tiles(100)
         save(screen, "review")
         screen.click("Runs", "Auto Labeling runs")
+        screen.tiles(80)
         save(screen, "runs")
         screen.page.locator("td", has_text="digits").first.click()
         screen.click("^Approval$", "Checklist")
@@ -68,6 +69,8 @@ def take(stack: Any, home: Path) -> None:
         eventually(lambda: bool(runs.load(run).get("completed_at")), 120)
         screen.click("Refresh", "checks passed")
         save(screen, "approved")
+        screen.click("Roll back$", "Labels to be removed")
+        save(screen, "rollback")
 
 
 def run_in_review(home: Path) -> str:

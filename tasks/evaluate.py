@@ -9,6 +9,7 @@ from prefect import get_run_logger, task
 from valflow import database, runs
 from valflow.config import LabelingConfig
 from valflow.evaluation import evaluate as compare
+from valflow.label_types import label_type_of
 from valflow.states import State
 
 
@@ -43,6 +44,7 @@ def measure_run(run: str) -> dict[str, Any]:
             config.evaluation.eval_key,
             run_key=run,
             iou=config.evaluation.iou,
+            label_type=label_type_of(record),
         )
         runs.update(fence, {"metrics": metrics})
     return metrics

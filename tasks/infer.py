@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect import get_run_logger, task
+from prefect import get_run_logger, task, unmapped
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
-from prefect.futures import as_completed
 
 from tasks.progress import progress_bar
+from tasks.runners import runner_of
 from valflow import database, inference, intake, opening, runs
+from valflow.config import LabelingConfig
 from valflow.states import State, is_past
 
 
@@ -37,9 +38,15 @@ def infer(run: str) -> None:
         artifact: Any = create_progress_artifact(
             0.0, key="valflow-inference", description=f"Inference of {run}"
         )
-        futures = infer_shard.map(run, list(range(target["shards"])))
-        with progress_bar("infer", target["samples"], "samples") as advance:
-            for done, future in enumerate(as_completed(list(futures)), 1):
+        config = LabelingConfig.model_validate(record["config"])
+        with (
+            runner_of(config.runner) as runner,
+            progress_bar("infer", target["samples"], "samples") as advance,
+        ):
+            shards = {"run": unmapped(run), "shard": list(range(target["shards"]))}
+            # Nothing but numbers comes back: a shard writes its results itself.
+            futures: Any = runner.map(infer_shard, shards)  # type: ignore[arg-type]
+            for done, future in enumerate(futures, 1):
                 advance(sum(future.result().values()))
                 update_progress_artifact(artifact, progress=100.0 * done / target["shards"])
         counts = finish_inference(run)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -255,3 +255,19 @@ def outcomes_of(run: str) -> dict[str, tuple[str, str | None]]:
         str(d["sample_id"]): (d["status"], d["reason"])
         for d in database.ledger().find({"run": run}).sort("sample_id", 1)
     }
+
+
+def forget_what_was_made() -> Iterator[None]:
+    """Around a test that makes large datasets: takes them and their runs away, for tests that look at everything."""
+    import fiftyone as fo
+
+    names, keys = set(fo.list_datasets()), set(database.runs().distinct("run"))
+    yield
+    for name in set(fo.list_datasets()) - names:
+        fo.delete_dataset(name)
+    made = {"run": {"$in": list(set(database.runs().distinct("run")) - keys)}}
+    for collection in (database.ledger(), database.targets(), database.actions(), database.audits()):
+        collection.delete_many(made)
+    database.copied().delete_many({})
+    database.copies().delete_many({})
+    database.runs().delete_many(made)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from pathlib import Path
 from typing import Any
 
 import fiftyone as fo
@@ -91,3 +94,21 @@ class Silent(Corner):
     @property
     def media_type(self) -> str:
         raise NotImplementedError("subclass must implement media_type")
+
+
+class DiesOnce(Corner):
+    """Takes its whole process with it, once, on the image whose first pixel has this red; see ``tests.pets``.
+
+    Args:
+        mark: a file that says that it has died.
+        on: the red value.
+    """
+
+    def __init__(self, mark: str, on: int = 0) -> None:
+        self.mark, self.on = Path(mark), on
+
+    def predict(self, arg: Any) -> fo.Detections:
+        if int(arg[0, 0, 0]) == self.on and not self.mark.exists():
+            self.mark.write_text(str(os.getpid()))
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().predict(arg)

@@ -148,6 +148,11 @@ def undo(run: str, reviewer: str, *, own: bool = False) -> ActionResult:
             f"run {record['run']} has no action of {reviewer if own else 'a person'} left to undo; "
             "`undo --all` takes back the policy's approvals as well"
         )
+    tagged = last["event"] in ("tag", JUDGE_IMAGES)
+    if last["event"] == "tag" and "writing" in last:
+        # What had the tag before must be known first; this process may be at it.
+        problem_tags.finish(record, database.dataset_of(record))
+        last = database.actions().find_one({"_id": last["_id"]}) or last
     if runs.is_alive(last.get("writing") or {}):
         # What it still writes would stay, although it was taken back.
         raise IllegalTransition(
@@ -163,12 +168,13 @@ def undo(run: str, reviewer: str, *, own: bool = False) -> ActionResult:
     record = begin(record["run"])
     seq, target = record["action_seq"], last["seq"]
     _claim_undo(last, reviewer)
-    record_action(record, "undo", reviewer, {"action": target})
+    more = {"writing": problem_tags.writing()} if tagged else {}
+    record_action(record, "undo", reviewer, {"action": target}, **more)
     changed = ledger.count_labels(record["run"], {"action": target})
     ledger.restore(record["run"], target, seq)
     dataset = database.dataset_of(record)
-    if last["event"] in ("tag", JUDGE_IMAGES):
-        changed = problem_tags.take_off(record, dataset, last["selector"]["tag"], target)
+    if tagged:
+        changed = problem_tags.withdraw(record["run"], target)
     if last["event"] in ("judge", JUDGE_IMAGES):
         database.audits().update_many(
             {"run": record["run"]},
@@ -178,6 +184,8 @@ def undo(run: str, reviewer: str, *, own: bool = False) -> ActionResult:
     mirroring.mirror_soon(record, dataset)
     done = {"$set": {"undone_by": seq}, "$unset": {"undoing": ""}}
     database.actions().update_one({"run": record["run"], "seq": target}, done)
+    if tagged:
+        problem_tags.write(record, dataset, seq)
     return ActionResult(record["run"], seq, "undo", changed, {})
 
 
@@ -232,7 +240,6 @@ def tag(run: str, name: str, selection: Selection, reviewer: str, note: str | No
     record = begin(run)
     seq = record["action_seq"]
     dataset = database.dataset_of(record)
-    problem_tags.finish(record, dataset)
     selector = {"tag": name, "note": note, **selection.describe()}
     record_action(record, "tag", reviewer, selector, writing=problem_tags.writing())
     if name not in record.get("own_tags", []):
@@ -250,7 +257,7 @@ def tag(run: str, name: str, selection: Selection, reviewer: str, note: str | No
         change = {"tags": {"$concatArrays": ["$$l.tags", [{"tag": {"$literal": name}, "action": seq}]]}}
         stage = map_labels({"$and": [selection.condition(), fresh]}, change)
         database.ledger().update_many({"run": run, **query}, [stage])
-    problem_tags.put_on(record, dataset, name, seq)
+    problem_tags.write(record, dataset, seq)
     return ActionResult(run, seq, "tag", problem_tags.labels_tagged(run, seq), {})
 
 

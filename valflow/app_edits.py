@@ -14,7 +14,7 @@ from bson import ObjectId
 from pymongo import UpdateOne
 
 from valflow import actions, database, freezing, ledger, mirroring, own_writes, runs
-from valflow.label_types import APPROVED, REJECTED, label_type_of
+from valflow.label_types import APPROVED, REJECTED, review_type_of
 from valflow.ledger import UNDECIDED, Expression, map_labels, state_change
 
 _SAMPLES_AT_ONCE = 1000
@@ -127,7 +127,7 @@ def _differences(
     """
     if sample_ids is not None and not sample_ids:
         return []
-    path = label_type_of(record).list_path(record["staging_field"])
+    path = review_type_of(record).list_path(record["staging_field"])
     only = {} if sample_ids is None else {"sample_id": {"$in": list(sample_ids)}}
     pipeline: list[dict[str, Any]] = [
         {"$match": {"run": record["run"], **only}},
@@ -212,7 +212,7 @@ def _drawn_elsewhere(record: runs.Record, dataset: Any) -> int:
     strange = freezing.samples_drawn_on_elsewhere(record, dataset, own_writes.changed_by_others(record))
     if not strange:
         return 0
-    path = label_type_of(record).list_path(record["staging_field"])
+    path = review_type_of(record).list_path(record["staging_field"])
     total = {"$group": {"_id": None, "n": {"$sum": {"$size": f"${path}"}}}}
     counted = database.samples_of(dataset).aggregate([{"$match": {"_id": {"$in": strange}}}, total])
     return sum(d["n"] for d in counted)

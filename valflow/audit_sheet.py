@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from valflow import audits, completeness, runs
-from valflow.certify import VERDICTS
+from valflow.audits import verdicts_of
+from valflow.label_types import box_of, label_type_of
 from valflow.places import inside
 from valflow.report import Tile, draw_contact_sheet
 from valflow.validation import output_folder
@@ -23,11 +24,11 @@ def draw_sheet(record: runs.Record, audit: audits.Audit, path: Path | None = Non
     """
     tiles = []
     for item in audits.items_with_labels(record, audit):
-        x, y, w, h = item["label"]["bounding_box"]
-        tiles.append(Tile(item["filepath"], (x, y, w, h), item["label"]["label"]))
+        tiles.append(Tile(item["filepath"], box_of(item["label"]), item["label"]["label"]))
     path = _place(record, audit, path, "audit")
     title = f"{record['name']}: {len(tiles)} {audits.population_in_words(audit)}, drawn at random"
-    question = f"Is the class right, and does the box fit? Verdicts: {', '.join(VERDICTS)}"
+    fits = ", and does the box fit" if label_type_of(record).has_boxes else ""
+    question = f"Is the class right{fits}? Verdicts: {', '.join(verdicts_of(record))}"
     return draw_contact_sheet(tiles, path, title, note=question)
 
 
@@ -37,13 +38,16 @@ def draw_image_sheet(record: runs.Record, audit: audits.Audit, path: Path | None
     Returns:
         The file (the first one, where there are several pages).
     """
+    has_boxes = label_type_of(record).has_boxes
+    words = _boxes_in_words if has_boxes else _classes_in_words
     tiles = [
-        Tile(item["filepath"], None, _boxes_in_words(item["labels"]), outlines=_boxes(item["labels"]))
+        Tile(item["filepath"], None, words(item["labels"]), outlines=_boxes(item["labels"]))
         for item in completeness.images(record, audit)
     ]
     path = _place(record, audit, path, "completeness")
     title = f"{record['name']}: {len(tiles)} of {audit['population']} images, drawn at random"
-    question = f"Is any object missing? Verdicts: {', '.join(completeness.VERDICTS)}"
+    missing = "object" if has_boxes else "label"
+    question = f"Is any {missing} missing? Verdicts: {', '.join(completeness.VERDICTS)}"
     return draw_contact_sheet(tiles, path, title, columns=4, note=question, crop=_IMAGE)
 
 
@@ -55,8 +59,12 @@ def _place(record: runs.Record, audit: audits.Audit, path: Path | None, name: st
 
 
 def _boxes(labels: list[dict[str, Any]]) -> tuple[tuple[float, float, float, float], ...]:
-    boxes = [label.get("bounding_box") for label in labels]
-    return tuple((b[0], b[1], b[2], b[3]) for b in boxes if b and len(b) == 4)
+    boxes = map(box_of, labels)
+    return tuple(box for box in boxes if box is not None)
+
+
+def _classes_in_words(labels: list[dict[str, Any]]) -> str:
+    return ", ".join(str(label.get("label")) for label in labels) or "no label"
 
 
 def _boxes_in_words(labels: list[dict[str, Any]]) -> str:

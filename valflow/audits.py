@@ -11,9 +11,9 @@ import numpy as np
 from bson import ObjectId
 
 from valflow import actions, collector, database, ledger, runs
-from valflow.certify import CORRECT, UNSURE, VERDICTS, smallest_sample, upper_bound
+from valflow.certify import BAD_BOX, CORRECT, UNSURE, VERDICTS, smallest_sample, upper_bound
 from valflow.errors import AuditError
-from valflow.label_types import APPROVED, REJECTED, label_type_of
+from valflow.label_types import APPROVED, REJECTED, review_type_of
 from valflow.report.formats import percent_at_most
 
 # A spot-check is drawn from what is approved, the audit of a certificate from what may be approved by it.
@@ -139,7 +139,7 @@ def judge(run: str, verdicts: Mapping[int, str], reviewer: str) -> Audit:
         raise AuditError(
             f"run {record['run']} has no audit yet; draw one with `valflow audit {record['run']}`"
         )
-    fresh = fresh_verdicts(audit, verdicts, VERDICTS)
+    fresh = fresh_verdicts(audit, verdicts, verdicts_of(record))
     if not fresh:
         return audit
     action = actions.judge_labels(record["run"], reviewer, _consequences(record, audit, fresh), audit["_id"])
@@ -150,6 +150,11 @@ def judge(run: str, verdicts: Mapping[int, str], reviewer: str) -> Audit:
 
         conclude(record["run"])
     return latest(record["run"]) or audit
+
+
+def verdicts_of(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a verdict on a label of this run can be: without boxes, none is bad."""
+    return VERDICTS if review_type_of(record).has_boxes else tuple(v for v in VERDICTS if v != BAD_BOX)
 
 
 def fresh_verdicts(audit: Audit, verdicts: Mapping[int, str], known: Sequence[str]) -> dict[int, str]:
@@ -208,7 +213,7 @@ def _consequences(
 
 def corrected_labels(record: runs.Record, items: Sequence[Mapping[str, Any]]) -> set[ObjectId]:
     """Those of the drawn labels whose class or shape a person has changed in the review field."""
-    label_type, staging = label_type_of(record), record["staging_field"]
+    label_type, staging = review_type_of(record), record["staging_field"]
     samples = [i["sample_id"] for i in items]
     ids = {i["label_id"] for i in items}
     query = {"run": record["run"], "sample_id": {"$in": samples}}
@@ -218,7 +223,7 @@ def corrected_labels(record: runs.Record, items: Sequence[Mapping[str, Any]]) ->
     return {
         label["_id"]
         for sample in staged
-        for label in (sample.get(staging) or {}).get(label_type.list_name) or []
+        for label in label_type.labels_of(sample, staging)
         if label["_id"] in ids and any(label.get(a) != predicted[label["_id"]].get(a) for a in compared)
     }
 
@@ -349,7 +354,7 @@ def sentence(result: Mapping[str, Any]) -> str:
 
 def items_with_labels(record: runs.Record, audit: Audit) -> list[dict[str, Any]]:
     """The drawn labels in order of their numbers, with ``label`` as it stands in the review field, and ``filepath``."""
-    label_type, staging = label_type_of(record), record["staging_field"]
+    label_type, staging = review_type_of(record), record["staging_field"]
     wanted = {i["label_id"] for i in audit["items"]}
     labels: dict[ObjectId, dict[str, Any]] = {}
     paths: dict[ObjectId, str] = {}
@@ -358,7 +363,7 @@ def items_with_labels(record: runs.Record, audit: Audit) -> list[dict[str, Any]]
     )
     for sample in cursor:
         paths[sample["_id"]] = sample["filepath"]
-        staged = (sample.get(staging) or {}).get(label_type.list_name) or []
+        staged = label_type.labels_of(sample, staging)
         labels.update({d["_id"]: d for d in staged if d["_id"] in wanted})
     labels = {**_rejected(record["run"], wanted - labels.keys()), **labels}
     lost = [str(i["label_id"]) for i in audit["items"] if i["label_id"] not in labels]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from valflow import collector, database
 from valflow.certify import box_shapes, neighbour_overlaps, second_opinions
-from valflow.label_types import label_type_of
+from valflow.label_types import WHOLE_IMAGE, LabelType, label_type_of
 from valflow.ledger import UNDECIDED
 
 Floats = NDArray[np.float64]
@@ -99,9 +99,9 @@ def read_batch(
 @collector.paused()
 def _read_columns(record: dict[str, Any], attributes: Sequence[str]) -> list[NDArray[Any]]:
     """Columns of all predictions: sample, id, class, confidence, box, whether it is a candidate, and attributes."""
-    geometry = label_type_of(record).geometry[0]
+    label_type = label_type_of(record)
     wanted = {f"a{i}": f"$$p.{name}" for i, name in enumerate(attributes)}
-    of_prediction = {"b": f"$$p.{geometry}", **wanted}
+    of_prediction = {"b": "$$p.bounding_box", **wanted}
     cursor = database.ledger().aggregate(
         [
             {"$match": {"run": record["run"], "labels.0": {"$exists": True}, "status": {"$ne": "drawn"}}},
@@ -131,7 +131,7 @@ def _read_columns(record: dict[str, Any], attributes: Sequence[str]) -> list[NDA
             ids.append(entry["_id"].binary)
             classes.append(str(entry["label"]))
             confidence.append(_share(entry["confidence"]))
-            boxes.append(_box(prediction.get("b")))
+            boxes.append(_box(prediction.get("b"), label_type))
             candidate.append(entry["state"] == UNDECIDED and not entry["invalid"])
             for values, name in zip(extra, wanted, strict=True):
                 values.append(_number(prediction.get(name)))
@@ -154,11 +154,11 @@ def _read_field(record: dict[str, Any], dataset: Any, name: str, samples: NDArra
     rows: list[tuple[bytes, tuple[float, ...], str, float]] = []
     for start in range(0, len(wanted), _CURSOR_BATCH):
         part = {"_id": {"$in": wanted[start : start + _CURSOR_BATCH]}}
-        for sample in database.samples_of(dataset).find(part, {label_type.list_path(name): 1}):
-            for label in (sample.get(name) or {}).get(label_type.list_name) or []:
+        for sample in database.samples_of(dataset).find(part, {label_type.path(name): 1}):
+            for label in label_type.labels_of(sample, name):
                 confidence = label.get("confidence")
                 weight = 1.0 if confidence is None else float(confidence)
-                box = _box(label.get(label_type.geometry[0]))
+                box = _box(label.get("bounding_box"), label_type)
                 rows.append((sample["_id"].binary, box, str(label.get("label")), weight))
     images, boxes, classes, weights = zip(*rows, strict=True) if rows else ((), (), (), ())
     return [
@@ -179,7 +179,9 @@ def _share(value: Any) -> float:
     return number if 0.0 <= number <= 1.0 else np.nan
 
 
-def _box(value: Any) -> tuple[float, ...]:
+def _box(value: Any, label_type: LabelType) -> tuple[float, ...]:
+    if not label_type.has_boxes:
+        return WHOLE_IMAGE
     return tuple(value) if isinstance(value, list) and len(value) == 4 else (np.nan,) * 4
 
 

@@ -119,7 +119,7 @@ def compare(record: runs.Record, dataset: Any, copy: safety_copies.Copy) -> Diff
 def _differences(record: runs.Record, dataset: Any, copy: str) -> Iterator[dict[str, Any]]:
     """Per sample of a copy where something differs: ids of labels, and tags, by how."""
     label_type = label_type_of(record)
-    then, path = label_type.list_path("then"), label_type.list_path(record["label_field"])
+    field = record["label_field"]
     mine = [
         {"$match": {"run": record["run"], "frozen.token": record["frozen"]["token"]}},
         {"$project": {"_id": 0, "ids": "$frozen.labels._id"}},
@@ -145,7 +145,7 @@ def _differences(record: runs.Record, dataset: Any, copy: str) -> Iterator[dict[
             {"$match": safety_copies.content(copy)},
             {"$sort": {"_id": 1}},
             {"$project": {"sample_id": "$_id.sample", "then": "$field", "tags": 1}},
-            _lookup(dataset._sample_collection_name, "_id", [{"$project": {path: 1, "tags": 1}}], "sample"),
+            _lookup(dataset._sample_collection_name, "_id", [{"$project": {field: 1, "tags": 1}}], "sample"),
             _lookup(database.LEDGER, "sample_id", mine, "ledger"),
             {
                 "$project": {
@@ -154,11 +154,16 @@ def _differences(record: runs.Record, dataset: Any, copy: str) -> Iterator[dict[
                     "there": {"$gt": [{"$size": "$sample"}, 0]},
                     "sample": {"$first": "$sample"},
                     "tags": 1,
-                    "before": {"$ifNull": [f"${then}", []]},
+                    "before": {"$ifNull": [label_type.labels_in("$then"), []]},
                     "own": {"$ifNull": [{"$first": "$ledger.ids"}, []]},
                 }
             },
-            {"$set": {"now": {"$ifNull": [f"$sample.{path}", []]}, "before_ids": "$before._id"}},
+            {
+                "$set": {
+                    "now": {"$ifNull": [label_type.labels_in(f"$sample.{field}"), []]},
+                    "before_ids": "$before._id",
+                }
+            },
             {
                 "$project": {
                     "sample": "$sample_id",
@@ -243,9 +248,10 @@ def _as_it_was(record: runs.Record) -> list[dict[str, Any]]:
 
 def _what_is_missing(record: runs.Record) -> list[dict[str, Any]]:
     label_type, name = label_type_of(record), record["label_field"]
-    path = label_type.list_path(name)
-    now, then = {"$ifNull": [f"${path}", []]}, {"$ifNull": [f"$$new.{label_type.list_path('field')}", []]}
-    absent = {"$not": [{"$in": ["$$d._id", {"$ifNull": [f"${path}._id", []]}]}]}
+    then = {"$ifNull": [label_type.labels_in("$$new.field"), []]}
+    absent: Expression = {"$not": [{"$in": ["$$d._id", {"$ifNull": [f"${label_type.path(name)}._id", []]}]}]}
+    if label_type.is_single:
+        absent = {"$not": [{"$gt": [f"${name}._id", None]}]}
     missing = {"$filter": {"input": then, "as": "d", "cond": absent}}
     tags = {"$ifNull": ["$tags", []]}
     without = {"$not": [{"$in": ["$$t", tags]}]}
@@ -253,16 +259,8 @@ def _what_is_missing(record: runs.Record) -> list[dict[str, Any]]:
     # Empty where it was empty: that says something of its own.
     is_gone = {"$and": [{"$not": [{"$gt": [f"${name}", None]}]}, {"$gt": ["$$new.field", None]}]}
     some = {"$gt": [{"$size": missing}, 0]}
-    merged = {
-        "$mergeObjects": [
-            f"${name}",
-            {
-                "_cls": {"$literal": label_type.field_class},
-                label_type.list_name: {"$concatArrays": [now, missing]},
-            },
-        ]
-    }
-    value = {"$cond": [is_gone, "$$new.field", {"$cond": [some, merged, f"${name}"]}]}
+    added = label_type.value_with(name, missing)
+    value = {"$cond": [is_gone, "$$new.field", {"$cond": [some, added, f"${name}"]}]}
     concerned = {"$or": [is_gone, some, {"$gt": [{"$size": missing_tags}, 0]}]}
     return [
         {"$set": {"last_modified_at": {"$cond": [concerned, "$$NOW", "$last_modified_at"]}}},

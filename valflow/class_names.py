@@ -32,10 +32,12 @@ def names_in(dataset: Any, path: str) -> list[str]:
     By ``$group``: the answer of ``distinct`` must fit into one document.
     """
     field = path.partition(".")[0]
+    # One name where a sample holds a single label.
+    names = {"$cond": [{"$isArray": f"${path}"}, f"${path}", [f"${path}"]]}
     groups = database.samples_of(dataset).aggregate(
         [
             {"$match": {field: {"$type": "object"}}},
-            {"$project": {"_id": 0, "l": {"$setUnion": [{"$ifNull": [f"${path}", []]}]}}},
+            {"$project": {"_id": 0, "l": {"$setUnion": [names]}}},
             {"$match": {"l": {"$type": "string"}}},
             {"$unwind": "$l"},
             {"$group": {"_id": "$l"}},

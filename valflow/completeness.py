@@ -17,7 +17,7 @@ from valflow import actions, audits, database, ledger, problem_tags, runs
 from valflow.audits import Audit
 from valflow.certify import incomplete_images
 from valflow.errors import AuditError
-from valflow.label_types import MISSING_OBJECT, REJECTED, label_type_of
+from valflow.label_types import MISSING_OBJECT, REJECTED, review_type_of
 from valflow.report.formats import percent_at_most
 
 COMPLETENESS = "completeness"
@@ -156,19 +156,18 @@ def images(record: runs.Record, audit: Audit) -> list[dict[str, Any]]:
     """The drawn images in order of their numbers, with ``filepath`` and ``labels``: all in the review field but the
     rejected ones. A sample that was deleted meanwhile has neither.
     """
-    label_type, staging = label_type_of(record), record["staging_field"]
+    label_type, staging = review_type_of(record), record["staging_field"]
     wanted = [i["sample_id"] for i in audit["items"]]
     cursor = database.samples_of(database.dataset_of(record)).find(
         {"_id": {"$in": wanted}}, {"filepath": 1, staging: 1}
     )
     samples = {s["_id"]: s for s in cursor}
     rejected = _rejected(record["run"], wanted)
-    path = label_type.list_name
     return [
         {
             **item,
             "filepath": sample.get("filepath", ""),
-            "labels": [d for d in (sample.get(staging) or {}).get(path) or [] if d["_id"] not in rejected],
+            "labels": [d for d in label_type.labels_of(sample, staging) if d["_id"] not in rejected],
         }
         for item in audit["items"]
         for sample in [samples.get(item["sample_id"], {})]

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import difflib
 import keyword
-import re
 from collections.abc import Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,12 +14,18 @@ from pydantic import (
     BeforeValidator,
     Field,
     ValidationError,
-    WithJsonSchema,
     field_validator,
     model_validator,
 )
 
-from valflow.certify.bounds import smallest_sample
+from valflow.approval_config import ApprovalConfig, ReviewAll, approval_problems
+from valflow.approval_config import CertifiedApproval as CertifiedApproval
+from valflow.approval_config import FixedApproval as FixedApproval
+from valflow.approval_config import LotConfig as LotConfig
+from valflow.config_types import LONGEST_DURATION as LONGEST_DURATION
+from valflow.config_types import Count, Flag, Section, Share
+from valflow.config_types import Duration as Duration
+from valflow.config_types import duration as duration
 from valflow.errors import ConfigError
 from valflow.model_config import MODEL_KINDS
 from valflow.model_config import FieldModelConfig as FieldModelConfig
@@ -29,47 +33,10 @@ from valflow.model_config import HuggingFaceModelConfig as HuggingFaceModelConfi
 from valflow.model_config import MergeModelConfig as MergeModelConfig
 from valflow.model_config import ModelConfig as ModelConfig
 from valflow.model_config import PythonModelConfig as PythonModelConfig
-from valflow.model_config import Section as Section
 from valflow.model_config import UltralyticsModelConfig as UltralyticsModelConfig
 from valflow.model_config import ZooModelConfig as ZooModelConfig
 
-# Strict: what YAML reads as `true` or as text is a mistake, not a number.
-Share = Annotated[float, Field(ge=0.0, le=1.0, strict=True)]
-Count = Annotated[int, Field(ge=1, strict=True)]
-Flag = Annotated[bool, Field(strict=True)]
-_DURATION = re.compile(r"([1-9][0-9]*)([dhms])")
-_SECONDS_PER = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
-LONGEST_DURATION = timedelta(days=3650)
 DEFAULT_ATTEMPTS = 3
-
-
-def duration(text: object) -> timedelta:
-    """The length of a ``Duration``: a whole number and one of d (24 hours), h, m (minutes), s.
-
-    Raises:
-        ValueError: it is no such text, or longer than ten years.
-    """
-    match = _DURATION.fullmatch(text) if isinstance(text, str) else None
-    if match is None:
-        raise ValueError(f"expected a duration such as 7d, 12h, 30m or 90s, found {text!r}")
-    # Compared as a number: Python's own lengths of time overflow.
-    seconds = int(match[1]) * _SECONDS_PER[match[2]]
-    if seconds > LONGEST_DURATION.total_seconds():
-        raise ValueError(f"expected a duration of at most {LONGEST_DURATION.days}d, found {text!r}")
-    return timedelta(seconds=seconds)
-
-
-def _check_duration(text: object) -> object:
-    duration(text)
-    return text
-
-
-# Kept as the person wrote it; ``duration(text)`` is its length.
-Duration = Annotated[
-    str,
-    BeforeValidator(_check_duration),
-    WithJsonSchema({"type": "string", "pattern": f"^{_DURATION.pattern}$", "examples": ["7d", "12h"]}),
-]
 LARGEST_BATCH = 4096
 
 
@@ -106,74 +73,24 @@ class TargetConfig(Section):
         return ids
 
 
-class FixedApproval(Section):
-    """Labels at or above the threshold of their class skip the review."""
+class RunnerConfig(Section):
+    """Where shards are predicted, and how many at a time."""
 
-    mode: Literal["fixed"] = "fixed"
-    threshold: Share = Field(0.7, description="Least confidence to approve without a person")
-    per_class: dict[str, Share] = Field(default_factory=dict, description="Thresholds of single classes")
-
-
-class LotConfig(Section):
-    """Small recurring runs wait for one another, so that there are enough labels to prove anything about."""
-
-    min_labels: Count = Field(2000, description="Labels with which a lot is large enough to be audited")
-    max_wait: Duration = Field("7d", description="Longest time that a label waits for others")
-
-
-class CertifiedApproval(Section):
-    """Labels skip the review only where a random audit proves that few enough of them are wrong."""
-
-    mode: Literal["certified"] = "certified"
-    max_error: float = Field(
-        0.05,
-        gt=0.0,
-        lt=1.0,
-        strict=True,
-        description="Allowed share of wrong labels among those not looked at",
+    kind: Literal["thread", "process", "dask"] = Field(
+        "thread", description="thread: in the run's process; process: in several here; dask: on a cluster"
     )
-    confidence: float = Field(
-        0.90, ge=0.5, lt=1.0, strict=True, description="Chance that the promise about a group holds, at least"
+    workers: Count = Field(
+        1, le=256, description="Shards at a time; threads share the model, processes have one each"
     )
-    scope: Literal["auto", "per_class", "pooled", "all_classes"] = Field(
-        "auto",
-        description="auto: a promise per class, small classes share one; per_class: small classes to review; "
-        "pooled: one for everything; all_classes: per class, all of them at once",
-    )
-    min_group: Count = Field(460, description="Fewest labels of a group that is audited")
-    audit: Count | None = Field(
-        None, description="Labels to judge per group; empty chooses what saves most looks"
-    )
-    lot: LotConfig | None = Field(
-        default_factory=LotConfig, description="When small runs are audited together; null: every run at once"
-    )
-    reviewer_miss_rate: float = Field(
-        0.0, ge=0.0, lt=1.0, strict=True, description="Share of wrong labels that reviewers overlook"
-    )
-    features: list[str] = Field(
-        default_factory=list,
-        description="Numbers that predictions carry beside the confidence, e.g. a margin",
-    )
-    second_opinion: str | None = Field(
-        None, min_length=1, description="Field of another model's predictions, compared with these"
-    )
-    ground_truth: str | None = Field(
-        None,
-        min_length=1,
-        description="Field of true labels that judges what is drawn on samples that have it",
-    )
-    seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)] | None = Field(
-        None, description="Of the draw; empty takes a new random one, which is written down"
+    address: str | None = Field(
+        None, min_length=1, description="Of a Dask scheduler; empty starts a cluster of processes here"
     )
 
-
-class ReviewAll(Section):
-    """Every label waits for a person."""
-
-    mode: Literal["review_all"] = "review_all"
-
-
-ApprovalConfig = Annotated[FixedApproval | CertifiedApproval | ReviewAll, Field(discriminator="mode")]
+    @model_validator(mode="after")
+    def _consistent(self) -> RunnerConfig:
+        if self.address is not None and self.kind != "dask":
+            raise ValueError(f"address is that of a Dask scheduler, but kind is {self.kind}; say kind: dask")
+        return self
 
 
 class CompletenessConfig(Section):
@@ -271,6 +188,12 @@ class LabelingConfig(Section):
     model: ModelConfig = Field(
         ..., description="Where predictions come from", json_schema_extra={"position": 2}
     )
+    label_type: Literal["auto", "detections", "instances", "classifications", "classification"] = Field(
+        "auto", description="auto: the type of existing predictions or of the label field, else boxes"
+    )
+    mask_dir: str | None = Field(
+        None, min_length=1, description="Folder for the masks of instances; empty keeps them in the database"
+    )
     append: Flag = Field(False, description="Add to a label field that valflow did not create")
     run_key: str | None = Field(None, description="Continue this run; a Python identifier")
     run_name: str | None = Field(None, max_length=200, description="Readable name")
@@ -281,6 +204,7 @@ class LabelingConfig(Section):
         64, description="Images per call of the model; auto finds out what is fastest"
     )
     shard_size: Count | None = Field(None, description="Samples per shard; empty chooses")
+    runner: RunnerConfig = Field(default_factory=RunnerConfig, description="Where shards are predicted")
     max_failed_share: Share = Field(
         0.05, description="More failed samples than this stop the run before the review"
     )
@@ -335,8 +259,12 @@ class LabelingConfig(Section):
                 f"evaluation.ground_truth and label_field are both {self.label_field!r}; "
                 "labels cannot be compared with themselves"
             )
+        if self.mask_dir is not None and self.label_type != "instances":
+            problems.append(
+                f"mask_dir: only label_type: instances has masks, found label_type: {self.label_type}"
+            )
         if isinstance(self.approval, CertifiedApproval):
-            problems += _approval_problems(self.approval, self.label_field)
+            problems += approval_problems(self.approval, self.label_field)
             if not self.review.required and self.approval.ground_truth is None:
                 problems.append(
                     "review.required: false, but approval.mode: certified rests on a person's verdicts; drop one of "
@@ -350,26 +278,6 @@ class LabelingConfig(Section):
     def staging_field(self) -> str:
         """Where predictions wait for their review."""
         return f"{self.label_field}_in_review"
-
-
-def _approval_problems(approval: CertifiedApproval, label_field: str) -> list[str]:
-    least = smallest_sample(approval.max_error * (1 - approval.reviewer_miss_rate), approval.confidence)
-    problems = []
-    if approval.audit is not None and approval.audit < least:
-        problems.append(
-            f"approval.audit: expected {least} labels or more, found {approval.audit}; fewer cannot prove at most "
-            f"{approval.max_error:g} wrong at {approval.confidence:g} even if all are right"
-        )
-    if max(approval.audit or 0, least) > approval.min_group:
-        problems.append(
-            f"approval.min_group: expected at least {max(approval.audit or 0, least)}, the labels to judge in a "
-            f"group; found {approval.min_group}. A group that is audited completely has nothing left to certify"
-        )
-    if label_field in (approval.second_opinion, approval.ground_truth):
-        problems.append(
-            f"approval: {label_field!r} is the field to be filled, it cannot judge its own labels"
-        )
-    return problems
 
 
 def _check_identifier(text: str) -> str:
@@ -433,6 +341,7 @@ def with_absolute_paths(config: LabelingConfig, base: Path) -> LabelingConfig:
         update={
             "export": exports,
             "output_dir": _seen_from(base, config.output_dir),
+            "mask_dir": None if config.mask_dir is None else _seen_from(base, config.mask_dir),
             "validation": config.validation.model_copy(update={"suites": suites}),
             "model": _with_local_weights(config.model, base),
         }
@@ -545,6 +454,7 @@ _KINDS: dict[str, dict[str, type[BaseModel]]] = {
 _SECTIONS: dict[str, type[BaseModel]] = {
     "": LabelingConfig,
     "target": TargetConfig,
+    "runner": RunnerConfig,
     "review": ReviewConfig,
     "validation": ValidationConfig,
     "evaluation": EvaluationConfig,

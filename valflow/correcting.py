@@ -9,18 +9,19 @@ from __future__ import annotations
 from typing import Any
 
 from valflow import ledger, runs
+from valflow.label_types import review_type_of
 from valflow.schema_changes import changing
 
 _MOST_BUTTONS = 6
 
 
 def open_form(record: runs.Record, dataset: Any) -> None:
-    """Let people edit class and box of labels in the review field; harmless when repeated."""
+    """Let people edit labels in the review field; harmless when repeated."""
     field = record["staging_field"]
     classes = {r["label"] for r in ledger.class_table(record["run"])}
     classes |= set(record["config"]["classes"] or ()) | set(dataset.default_classes or ())
     schema = {
-        "type": "detections",
+        "type": review_type_of(record).form,
         "component": "dropdown" if len(classes) > _MOST_BUTTONS else "radio",
         "classes": sorted(classes),
         "attributes": [{"name": "tags", "type": "list<str>", "component": "text"}],

@@ -23,7 +23,7 @@ from valflow import (
     trail,
 )
 from valflow.errors import DatabaseError, DecisionRefused, IllegalTransition
-from valflow.freezing import digest_of, freeze_labels, frozen_counts
+from valflow.freezing import check_room, digest_of, freeze_labels, frozen_counts
 from valflow.label_types import APPROVED, REJECTED
 from valflow.states import Event, State
 
@@ -112,6 +112,7 @@ def submit(run: str, decision: Decision) -> runs.Record:
     try:
         frozen = _freeze(claimed, decision.reviewer)
         _check_decision(claimed, decision, frozen)
+        check_room(claimed, database.dataset_of(claimed), frozen.token)
         return _accept(claimed, decision, frozen)
     finally:
         _release_freeze(claimed)

@@ -7,7 +7,8 @@ from typing import Any
 
 import yaml
 
-from valflow import database, preflight
+from valflow import database
+from valflow.choosing_types import field_kind, type_of_field
 from valflow.errors import ConfigError
 from valflow.label_types import BY_FIELD_CLASS, DETECTIONS
 from valflow.promotion import field_identity
@@ -31,18 +32,23 @@ def draft_config(dataset_name: str) -> str:
     dataset = fo.load_dataset(dataset_name)
     if dataset.media_type not in (None, "image"):
         raise ConfigError([f"expected a dataset of images, {dataset_name!r} holds {dataset.media_type!r}"])
-    fields = [n for n in dataset.get_field_schema() if preflight.field_kind(dataset, n) in BY_FIELD_CLASS]
+    fields = [n for n in dataset.get_field_schema() if field_kind(dataset, n) in BY_FIELD_CLASS]
     # A field of ours is where a run's labels go, not where they come from.
     usable = [n for n in fields if not _is_ours(dataset, n) and _has_any(dataset, n, "label")]
     predictions = [n for n in usable if _has_any(dataset, n, "confidence")]
     truth = [n for n in usable if n in _TRUTH_NAMES] or [n for n in usable if n not in predictions]
+    label_type = type_of_field(dataset, [*predictions, *truth, ""][0]) or DETECTIONS
+    # Labels are compared with those of their own type.
+    truth = [n for n in truth if field_kind(dataset, n) == label_type.field_class]
     classes = list(dataset.default_classes or []) or _classes(dataset, [*truth, *predictions])
     return _TEMPLATE.format(
         summary=_one_line(
             f"{dataset_name}: {len(dataset)} samples; label fields: {', '.join(fields) or 'none'}"
         ),
         dataset=_quoted(dataset_name),
-        label_field=_free_name(dataset),
+        label_field=_free_name(dataset, f"auto_{label_type.name}"),
+        label_type="auto" if predictions else label_type.name,
+        export="coco" if label_type.has_boxes else "fiftyone_classifications",
         model=_model_lines(predictions),
         classes=_one_line(
             f": {', '.join(classes[:20])}{' …' if len(classes) > 20 else ''}" if classes else ""
@@ -63,7 +69,8 @@ def _one_line(text: str) -> str:
 
 
 def _has_any(dataset: Any, field: str, attribute: str) -> bool:
-    return dataset.count(f"{DETECTIONS.list_path(field)}.{attribute}") > 0
+    label_type = type_of_field(dataset, field)
+    return label_type is not None and dataset.count(f"{label_type.path(field)}.{attribute}") > 0
 
 
 def _is_ours(dataset: Any, field: str) -> bool:
@@ -76,13 +83,14 @@ def _is_ours(dataset: Any, field: str) -> bool:
 
 
 def _classes(dataset: Any, fields: list[str]) -> list[str]:
-    return list(dataset.distinct(f"{DETECTIONS.list_path(fields[0])}.label")) if fields else []
+    label_type = type_of_field(dataset, fields[0]) if fields else None
+    return list(dataset.distinct(f"{label_type.path(fields[0])}.label")) if label_type else []
 
 
-def _free_name(dataset: Any) -> str:
-    name, number = "auto_detections", 2
+def _free_name(dataset: Any, first: str) -> str:
+    name, number = first, 2
     while any(dataset.has_field(n) and not _is_ours(dataset, n) for n in (name, f"{name}_in_review")):
-        name, number = f"auto_detections_{number}", number + 1
+        name, number = f"{first}_{number}", number + 1
     return name
 
 
@@ -112,6 +120,7 @@ _TEMPLATE = """\
 dataset: {dataset}
 label_field: {label_field}         # new, or created by valflow before (then continued)
 {model}
+label_type: {label_type}                     # auto | detections | instances | classifications | classification
 
 target: {{only: new}}                  # new | remaining | all; also view, tags, ids, limit
 classes: null                        # keep only some of them{classes}
@@ -122,6 +131,6 @@ review: {{required: true, reviewers: [], note: null}}
 validation: {{suites: [labels, samples]}}
 {evaluation}
 export:
-  - {{format: coco, dir: exports, scope: run}}
+  - {{format: {export}, dir: exports, scope: run}}
 output_dir: valflow_runs
 """

@@ -135,5 +135,5 @@ def _final(record: runs.Record, sample_id: Any, label: Any) -> dict[str, Any] | 
         return None
     label_type, field = label_type_of(record), record["label_field"]
     sample = database.samples_of(dataset).find_one({"_id": sample_id}, {field: 1})
-    labels = ((sample or {}).get(field) or {}).get(label_type.list_name) or []
+    labels = label_type.labels_of(sample or {}, field)
     return next((d for d in labels if d["_id"] == label), None)

@@ -12,10 +12,10 @@ from valflow import calibration, database, preflight
 from valflow.audits import CONFIDENCE, MAX_ERROR
 from valflow.certify import Forecast, Promise, forecast, smallest_sample
 from valflow.certify.certificate import allowed_wrong, hypergeometric_cdf
+from valflow.choosing_types import chosen_type
 from valflow.config import CertifiedApproval, FieldModelConfig, FixedApproval, LabelingConfig
 from valflow.errors import ConfigError
 from valflow.inference import find_targets
-from valflow.label_types import DETECTIONS
 from valflow.models import open_model
 from valflow.promotion import finalized_runs_into
 from valflow.states import Event
@@ -265,7 +265,8 @@ def _count(
         conditions.append({"$in": ["$$l.label", {"$literal": config.classes}]})
     if also is not None:
         conditions.append(also)
-    labels = {"$ifNull": [f"${DETECTIONS.list_path(config.model.field)}", []]}
+    label_type = chosen_type(config, dataset)
+    labels = {"$ifNull": [label_type.labels_in(f"${config.model.field}"), []]}
     size = {"$size": {"$filter": {"input": labels, "as": "l", "cond": {"$and": conditions}}}}
     total = 0
     for start in range(0, len(targets), _SAMPLES_AT_ONCE):

@@ -12,8 +12,8 @@ from typing import Any
 from bson import ObjectId
 
 from valflow import actions, collector, database, ledger, mirroring, runs
-from valflow.errors import LabelsVanished
-from valflow.label_types import APPROVED, REJECTED, WORKFLOW_TAGS, label_type_of
+from valflow.errors import DecisionRefused, LabelsVanished
+from valflow.label_types import APPROVED, REJECTED, WORKFLOW_TAGS, label_type_of, review_type_of
 
 
 @collector.paused()
@@ -33,6 +33,32 @@ def freeze_labels(record: runs.Record, dataset: Any, token: str, reviewer: str) 
         mirroring.mirror_soon(record, dataset)
         _copy_decided_labels(record, dataset, token, drawn_on)
     _check_nothing_vanished(record, token)
+
+
+def check_room(record: runs.Record, dataset: Any, token: str) -> None:
+    """Where a sample can hold one label only, there must be one to promote, and none in its place.
+
+    Raises:
+        DecisionRefused: a sample has several approved labels, or holds a final one already.
+    """
+    label_type, field = label_type_of(record), record["label_field"]
+    if not label_type.is_single:
+        return
+    frozen = {"run": record["run"], "frozen.token": token}
+    several = database.ledger().find({**frozen, "frozen.labels.1": {"$exists": True}}, {"sample_id": 1})
+    crowded = [d["sample_id"] for d in several]
+    filled = {d["_id"] for d in database.samples_of(dataset).find(label_type.holds_any(field), {"_id": 1})}
+    one = database.ledger().find({**frozen, "frozen.labels.0": {"$exists": True}}, {"sample_id": 1})
+    taken = [d["sample_id"] for d in one if d["sample_id"] in filled] if filled else []
+    for sample_ids, what, remedy in (
+        (crowded, "have several approved labels", "reject all but one of each"),
+        (taken, f"hold a label in {field!r} already", f"reject theirs, or take the old one out of {field!r}"),
+    ):
+        if sample_ids:
+            named = ", ".join(map(str, sample_ids[:5])) + (" …" if len(sample_ids) > 5 else "")
+            raise DecisionRefused(
+                f"{field!r} takes one label of a sample, but {len(sample_ids)} samples {what}: {named}; {remedy}"
+            )
 
 
 def digest_of(record: runs.Record, token: str, documents: Any = None) -> tuple[str, int, int]:
@@ -92,7 +118,7 @@ def samples_drawn_on_elsewhere(
         dataset: its dataset.
         only: looks at samples that match this query.
     """
-    path = label_type_of(record).list_path(record["staging_field"])
+    path = review_type_of(record).list_path(record["staging_field"])
     query = {f"{path}.0": {"$exists": True}, **(only or {})}
     staged = [d["_id"] for d in database.samples_of(dataset).find(query, {"_id": 1})]
     accounted = {"run": record["run"]} | ({"sample_id": {"$in": staged}} if only else {})
@@ -107,7 +133,7 @@ def _samples_with_drawn_labels(record: runs.Record, token: str) -> list[ObjectId
 
 def adopt_drawn_labels(record: runs.Record, dataset: Any, reviewer: str, sample_ids: list[ObjectId]) -> None:
     """Labels that a person drew in the review field enter the ledger, approved by whoever confirms them."""
-    path = label_type_of(record).list_path(record["staging_field"])
+    path = review_type_of(record).list_path(record["staging_field"])
     seq = record["action_seq"]
     known = {"$ifNull": ["$labels._id", []]}
     drawn = {"$filter": {"input": "$$new.staged", "as": "d", "cond": {"$not": [{"$in": ["$$d._id", known]}]}}}
@@ -166,7 +192,7 @@ def _copy_decided_labels(
     State from the ledger, content from the field, joined by label id. Actions are held off meanwhile, so what is
     computed from the ledger may be written back to it; in one pipeline that costs half of an update per sample.
     """
-    path = label_type_of(record).list_path(record["staging_field"])
+    path = review_type_of(record).list_path(record["staging_field"])
     only = {} if sample_ids is None else {"sample_id": {"$in": sample_ids}}
     database.run_to_end(
         database.ledger().aggregate(
@@ -200,7 +226,7 @@ def _copy_decided_labels(
 def _frozen(record: runs.Record, token: str) -> ledger.Expression:
     """What is kept of one sample, from its ``labels`` with their ``ids``, ``predicted`` and ``staged`` labels."""
     policy = [a["seq"] for a in actions.history_of(record["run"]) if a["actor"] == actions.POLICY]
-    compared = ("label", *label_type_of(record).geometry)
+    compared = ("label", *review_type_of(record).geometry)
     # Other writers may spell out as null what a label does not have.
     edited = {
         "$or": [

@@ -5,16 +5,26 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import Any, Literal
 
 from bson import ObjectId
 from pymongo import UpdateOne
 
-from valflow import collector, database, intake, ledger, overlapping, runs, schema_changes
+from valflow import collector, database, intake, ledger, masks, overlapping, runs, schema_changes
 from valflow.batch_size import BatchSize
+from valflow.choosing_types import chosen_type
 from valflow.config import LabelingConfig, MergeModelConfig, ModelConfig
 from valflow.errors import InferenceFailed, StaleAttempt
-from valflow.label_types import DETECTIONS, INFERENCE_FAILED, LabelDict, LabelType, candidates, label_type_of
+from valflow.label_types import (
+    BY_FIELD_CLASS,
+    INFERENCE_FAILED,
+    LabelDict,
+    LabelType,
+    candidates,
+    label_type_of,
+    review_type_of,
+)
 from valflow.models import open_model
 from valflow.models.merge import open_source as open_merge
 from valflow.states import Event, State, is_past
@@ -47,11 +57,11 @@ def find_targets(dataset: Any, config: LabelingConfig, earlier_runs: Sequence[st
     if target.only == "new":
         seen = ledger.seen_samples(earlier_runs)
         ids = [i for i in ids if i not in seen]
-    elif target.only == "remaining" and dataset.has_field(config.label_field):
-        path = f"{DETECTIONS.list_path(config.label_field)}.0"
-        labelled = {
-            d["_id"] for d in database.samples_of(dataset).find({path: {"$exists": True}}, {"_id": 1})
-        }
+    label_type = chosen_type(config, dataset)
+    # A second label would have to take the place of a single one.
+    if (target.only == "remaining" or label_type.is_single) and dataset.has_field(config.label_field):
+        holding = label_type.holds_any(config.label_field)
+        labelled = {d["_id"] for d in database.samples_of(dataset).find(holding, {"_id": 1})}
         ids = [i for i in ids if i not in labelled]
     return ids[: target.limit]
 
@@ -76,7 +86,7 @@ def open_shards(
     shards = ledger.open_targets(record["run"], targets, size)
     if targets:
         with schema_changes.changing(dataset):
-            declare_field(dataset, record["staging_field"], label_type_of(record))
+            declare_field(dataset, record["staging_field"], review_type_of(record))
     runs.update(fence, {"target": {"samples": len(targets), "shards": shards, "shard_size": size}})
     return runs.load(record["run"])
 
@@ -89,11 +99,10 @@ def declare_field(dataset: Any, field: str, label_type: LabelType) -> None:
         dataset.add_sample_field(
             field, fo.EmbeddedDocumentField, embedded_doc_type=label_type.fiftyone_class()
         )
-    for attribute in ("label", "bounding_box", "confidence"):
+    for attribute, kind in (("label", fo.StringField), ("confidence", fo.FloatField)):
         # Raw writes do not tell FiftyOne what a label holds; the App needs to know.
-        kind = {"label": fo.StringField, "confidence": fo.FloatField}.get(attribute)
-        path = f"{label_type.list_path(field)}.{attribute}"
-        if kind is not None and dataset.get_field(path) is None:
+        path = f"{label_type.path(field)}.{attribute}"
+        if dataset.get_field(path) is None:
             dataset.add_sample_field(path, kind)
 
 
@@ -110,11 +119,12 @@ def infer_shard(run: str, shard: int) -> dict[str, int]:
     if not waiting or record["state"] != State.CREATED.value:
         return outcomes
     dataset = _load_dataset_cached(run)
-    source = open_model(config.model)
+    source, label_type = open_model(config.model), label_type_of(record)
 
     def write(batch: overlapping.Batch) -> None:
         sample_ids, found = batch
-        written = _write_batch(record, config, dataset, sample_ids, [_converted(p) for p in found])
+        labels = [_converted(p, label_type) for p in found]
+        written = _write_batch(record, config, dataset, sample_ids, labels)
         for status, n in written.items():
             outcomes[status] += n
         _leave_if_ended(record, dataset, sample_ids)
@@ -147,7 +157,7 @@ def _leave_if_ended(record: runs.Record, dataset: Any, sample_ids: Sequence[Obje
     now = runs.load(record["run"])
     if now["open"]:
         return
-    staging, path = record["staging_field"], label_type_of(record).list_path(record["staging_field"])
+    staging, path = record["staging_field"], review_type_of(record).list_path(record["staging_field"])
     batch = {"$in": list(sample_ids)}
     ours = database.ledger().distinct("labels._id", {"run": record["run"], "sample_id": batch})
     database.samples_of(dataset).update_many(
@@ -192,27 +202,41 @@ def _load_dataset_cached(run: str) -> Any:
     return database.dataset_of(runs.load(run))
 
 
-def prediction_source(config: ModelConfig, dataset: Any) -> Any:
+def prediction_source(config: ModelConfig, dataset: Any, label_type: LabelType) -> Any:
     """A function ``sample ids -> one Prediction per id``."""
     source = open_model(config)
-    return lambda sample_ids: [_converted(p) for p in source.predict(source.fetch(dataset, sample_ids))]
+
+    def predict(sample_ids: Sequence[ObjectId]) -> list[Prediction]:
+        predictions = source.predict(source.fetch(dataset, sample_ids))
+        return [_converted(p, label_type) for p in predictions]
+
+    return predict
 
 
-def _converted(prediction: Any) -> Prediction:
+def _converted(prediction: Any, label_type: LabelType) -> Prediction:
     if isinstance(prediction, Exception | list):
         return prediction
     try:
-        return _raw_labels(prediction)
+        return _raw_labels(prediction, label_type)
     except Exception as error:  # noqa: BLE001 - recorded as this sample's failure; too many stop the run
         return RuntimeError(f"the model failed: {type(error).__name__}: {error}")
 
 
-def _raw_labels(prediction: Any) -> list[LabelDict]:
+def _raw_labels(prediction: Any, label_type: LabelType) -> list[LabelDict]:
+    """The labels of a FiftyOne label as raw dicts.
+
+    Raises:
+        TypeError: it is of another type than the run's.
+    """
     if prediction is None:
         return []
-    if type(prediction).__name__ != DETECTIONS.field_class:
-        raise TypeError(f"expected fiftyone.Detections, the model returned {type(prediction).__name__}")
-    return [{k: v for k, v in d.to_dict().items() if v is not None} for d in prediction.detections]
+    found = type(prediction).__name__
+    if found != label_type.field_class:
+        other = BY_FIELD_CLASS.get(found)
+        hint = f"; label_type: {other.name} would take them" if other else ""
+        raise TypeError(f"expected fiftyone.{label_type.field_class}, the model returned {found}{hint}")
+    labels = [prediction] if label_type.list_name is None else prediction[label_type.list_name]
+    return [{k: v for k, v in label.to_dict().items() if v is not None} for label in labels]
 
 
 @collector.paused()
@@ -231,6 +255,7 @@ def _write_batch(
             f"labelling {record['dataset']}. `valflow discard {record['run']}`, and start again"
         )
     classes = None if config.classes is None else frozenset(config.classes)
+    label_type = label_type_of(record)
     outcomes: list[tuple[ObjectId, str, str | None]] = []
     failed: list[ObjectId] = []
     found: dict[ObjectId, list[LabelDict]] = {}
@@ -239,16 +264,23 @@ def _write_batch(
     sizes = intake.large_samples(samples, sample_ids)
     for sample_id, prediction in zip(sample_ids, predictions, strict=True):
         labels: list[LabelDict] = []
-        problem: Exception | str | None = prediction if isinstance(prediction, Exception) else None
+        problem = str(prediction) if isinstance(prediction, Exception) else None
         if not isinstance(prediction, Exception):
-            usable, odd = intake.take_in(prediction, label_type_of(record))
+            usable, odd = intake.take_in(prediction, label_type)
             labels = candidates(
-                usable, record["run"], sample_id, min_confidence=config.min_confidence, classes=classes
+                usable,
+                record["run"],
+                sample_id,
+                min_confidence=config.min_confidence,
+                classes=classes,
+                label_type=label_type,
             )
+            if config.mask_dir is not None:
+                labels, problem = masks.in_files(labels, Path(config.mask_dir), record["run"])
             noted[sample_id] = odd + intake.left_out(usable, labels, config.min_confidence)
-            problem = intake.why_not_storable(labels, sizes.get(sample_id, 0))
+            problem = problem or intake.why_not_storable(labels, sizes.get(sample_id, 0))
         if problem is not None:
-            outcomes.append((sample_id, ledger.FAILED, str(problem)))
+            outcomes.append((sample_id, ledger.FAILED, problem))
             failed.append(sample_id)
             continue
         outcomes.append((sample_id, ledger.LABELLED if labels else ledger.EMPTY, None))
@@ -277,19 +309,19 @@ def _stage(
     """
     if not found:
         return found
-    label_type, staging = label_type_of(record), record["staging_field"]
+    label_type, staging = review_type_of(record), record["staging_field"]
     now = database.now()
     updates = [
         UpdateOne(
             {"_id": sample_id, f"{staging}.{label_type.list_name}": {"$exists": False}},
-            {"$set": {staging: label_type.empty_field(labels), "last_modified_at": now}},
+            {"$set": {staging: label_type.field_value(labels), "last_modified_at": now}},
         )
         for sample_id, labels in found.items()
     ]
     if samples.bulk_write(updates, ordered=False).modified_count == len(updates):
         return found
     staged = samples.find({"_id": {"$in": list(found)}}, {label_type.list_path(staging): 1})
-    there = {d["_id"]: (d.get(staging) or {}).get(label_type.list_name) for d in staged}
+    there = {d["_id"]: label_type.labels_of(d, staging) for d in staged}
     return {sample_id: there.get(sample_id) or labels for sample_id, labels in found.items()}
 
 

@@ -132,7 +132,8 @@ def why_not_storable(labels: Sequence[LabelDict], sample_bytes: int = 0) -> str 
         return None
     return (
         f"its {len(labels)} labels take {size / 1e6:.1f} MB, its document {sample_bytes / 1e6:.1f} MB; a document of "
-        "MongoDB ends at 16.8 MB, and labels are kept twice. Keep masks and other large values in files (mask_path)"
+        "MongoDB ends at 16.8 MB, and labels are kept twice. Keep "
+        "masks and other large values in files (mask_path; of instances, mask_dir does so)"
     )
 
 

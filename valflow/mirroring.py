@@ -16,7 +16,7 @@ from typing import Any
 from bson import ObjectId
 
 from valflow import collector, database
-from valflow.label_types import APPROVED, INVALID, REJECTED, label_type_of
+from valflow.label_types import APPROVED, INVALID, REJECTED, review_type_of
 from valflow.ledger import POLICY_ACTION, Expression
 from valflow.own_writes import Stamp
 
@@ -27,6 +27,7 @@ _AT_ONCE = 1000
 _at_work: dict[str, threading.Thread] = {}
 _starting = threading.Lock()
 _answers_awaited = 0
+_in_a_hurry = 0
 _answered = threading.Condition()
 
 
@@ -73,34 +74,49 @@ def mirror_tags(record: dict[str, Any], dataset: Any) -> None:
 
 
 def wait(run: str) -> None:
-    """Return when this process has nothing left to mirror in the background for the run."""
+    """Return when this process has nothing left to write in the background for the run; it does not rest meanwhile."""
+    global _in_a_hurry
     with _starting:
         thread = _at_work.get(run)
-    if thread is not None:
+    if thread is None:
+        return
+    with _answered:
+        _in_a_hurry += 1
+        _answered.notify_all()
+    try:
         thread.join()
+    finally:
+        with _answered:
+            _in_a_hurry -= 1
 
 
-def _start(record: dict[str, Any], dataset: Any) -> None:
-    """Mirror everything in a thread; one that is at work already is followed by another, for it may be at its end.
+def afterwards(run: str, work: Callable[[], None]) -> None:
+    """Do some work on a run in a thread, after all that is at work on it already.
 
     Not a daemon: a command ends when its work is done.
     """
-    run = record["run"]
     with _starting:
         before = _at_work.get(run)
 
         def follow() -> None:
             if before is not None:
                 before.join()
-            _mirror(record, dataset, {"run": run, "dirty": {"$exists": True}}, _rest)
+            work()
 
         _at_work[run] = threading.Thread(target=follow, name=f"tags of {run}")
         _at_work[run].start()
 
 
-def _rest() -> None:
+def rest() -> None:
+    """Wait, in the background, while a person waits for an answer, unless the answer waits for this work."""
     with _answered:
-        _answered.wait_for(lambda: _answers_awaited == 0)
+        _answered.wait_for(lambda: _answers_awaited == 0 or _in_a_hurry > 0)
+
+
+def _start(record: dict[str, Any], dataset: Any) -> None:
+    """Mirror everything in the background, whatever is at work already: it may be at its end."""
+    marked = {"run": record["run"], "dirty": {"$exists": True}}
+    afterwards(record["run"], lambda: _mirror(record, dataset, marked, rest))
 
 
 @collector.paused()
@@ -108,7 +124,7 @@ def _mirror(
     record: dict[str, Any], dataset: Any, marked: dict[str, Any], between: Callable[[], None] | None = None
 ) -> None:
     """Write the tags of all samples that are marked; ``between`` is called before each batch."""
-    path = label_type_of(record).list_path(record["staging_field"])
+    path = review_type_of(record).list_path(record["staging_field"])
     samples = database.samples_of(dataset)
     stamp = Stamp.take(record["run"])
     # What is decided upon while it is written stays marked, and comes round again.

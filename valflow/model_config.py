@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
-
-class Section(BaseModel):
-    """Base of every section: unknown keys are refused, so that a typing error cannot pass in silence."""
-
-    model_config = ConfigDict(extra="forbid", validate_default=True)
+from valflow.config_types import Count, Section
 
 
 class PythonModelConfig(Section):
@@ -87,10 +83,8 @@ class MergeModelConfig(Section):
     iou: float = Field(
         0.5, gt=0.0, le=1.0, strict=True, description="Least overlap of labels that mean the same object"
     )
-    least_votes: int | None = Field(
+    least_votes: Count | None = Field(
         None,
-        ge=1,
-        strict=True,
         description="Of agreement: runs that must have found an object; empty wants all",
     )
     ground_truth: str | None = Field(

@@ -6,16 +6,24 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from valflow import decisions, lots, preflight, runs
+from valflow.choosing_types import chosen_type
 from valflow.config import LabelingConfig
 from valflow.errors import RunBusy
 from valflow.inference import find_targets, open_shards
-from valflow.label_types import DETECTIONS
 from valflow.models import open_model
 from valflow.promotion import finalized_runs_into
 from valflow.states import Event, State
 
 # Settings that may change while a failed run is continued: predictions do not depend on them.
-_FREE_TO_CHANGE = ("run_key", "run_name", "max_failed_share", "max_attempts", "safety_copies", "output_dir")
+_FREE_TO_CHANGE = (
+    "run_key",
+    "run_name",
+    "runner",
+    "max_failed_share",
+    "max_attempts",
+    "safety_copies",
+    "output_dir",
+)
 
 
 @dataclass(frozen=True)
@@ -76,9 +84,8 @@ def prepare(record: runs.Record, dataset: Any) -> runs.Record:
     if record.get("target"):
         return record
     config = LabelingConfig.model_validate(record["config"])
-    runs.update(
-        runs.fence_of(record), {"model": open_model(config.model).describe(), "label_type": DETECTIONS.name}
-    )
+    chosen = {"model": open_model(config.model).describe(), "label_type": chosen_type(config, dataset).name}
+    runs.update(runs.fence_of(record), chosen)
     return open_shards(
         runs.load(record["run"]), dataset, config, finalized_runs_into(dataset, config.label_field)
     )

@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -34,7 +34,7 @@ _locks_guard = threading.Lock()
 
 def predictions(
     source: Source, dataset: Any, sample_ids: Sequence[ObjectId], batch_size: BatchSize
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Predict samples, batch by batch, in order, while the next ones are read.
 
     Args:

@@ -168,10 +168,9 @@ def _quality(record: runs.Record) -> list[str]:
         lines.append(f"validation: {passed} of {len(applied)} checks passed")
     approved = ((record.get("metrics") or {}).get("run") or {}).get("approved")
     if approved:
-        lines.append(
-            f"evaluation: precision {approved['precision']:.3f}, recall {approved['recall']:.3f}, "
-            f"mAP {approved['mAP']:.3f}"
-        )
+        figures = {key: approved.get(key) for key in ("precision", "recall", "mAP")}
+        told = ", ".join(f"{key} {value:.3f}" for key, value in figures.items() if value is not None)
+        lines.append(f"evaluation: {told or 'nothing to measure'}")
     audit = record.get("audit")
     if audit:
         lines.append(f"audit: {audits.sentence(audit)}")

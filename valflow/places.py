@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
 import uuid
 from pathlib import Path
+
+import psutil
 
 from valflow.errors import OutsideFolder
 
@@ -36,7 +39,8 @@ def write_inside(path: Path, content: bytes) -> None:
     """Replace a file at once, so that nobody sees half of it, and never through a link that stands in its place."""
     if path.parent.is_symlink():
         raise OutsideFolder(f"expected {path.parent} to be a folder, found a link; nothing was written to it")
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    _clear_abandoned(path)
+    partial = path.with_name(f"{_partial(path)}{os.getpid()}.{uuid.uuid4().hex[:8]}.part")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o666)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -45,3 +49,18 @@ def write_inside(path: Path, content: bytes) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def _partial(path: Path) -> str:
+    """How the names of unfinished files of this machine begin; its process follows."""
+    return f".{path.name}.{socket.gethostname()}."
+
+
+def _clear_abandoned(path: Path) -> None:
+    """Remove what processes of this machine began and did not live to finish."""
+    start = _partial(path)
+    for file in path.parent.iterdir():
+        if file.name.startswith(start) and file.name.endswith(".part"):
+            process = file.name.removeprefix(start).partition(".")[0]
+            if process.isdecimal() and not psutil.pid_exists(int(process)):
+                file.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ from typing import Any
 from bson import ObjectId
 
 from valflow import preflight, runs
+from valflow.choosing_types import chosen_type
 from valflow.config import LabelingConfig
 from valflow.inference import PER_WRITE, choose_shard_size, find_targets, prediction_source
 from valflow.label_types import candidates
@@ -75,7 +76,8 @@ def plan_in_words(plan: dict[str, Any]) -> str:
 def _try(
     config: LabelingConfig, dataset: Any, targets: list[ObjectId]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    source = prediction_source(config.model, dataset)
+    label_type = chosen_type(config, dataset)
+    source = prediction_source(config.model, dataset, label_type)
     thresholds = thresholds_of(config)
     classes = None if config.classes is None else frozenset(config.classes)
     at_once = PER_WRITE if config.batch_size == "auto" else config.batch_size
@@ -92,7 +94,12 @@ def _try(
         for sample_id, prediction in zip(sample_ids, predictions, strict=True)
         if not isinstance(prediction, Exception)
         for label in candidates(
-            prediction, "", sample_id, min_confidence=config.min_confidence, classes=classes
+            prediction,
+            "",
+            sample_id,
+            min_confidence=config.min_confidence,
+            classes=classes,
+            label_type=label_type,
         )
     ]
     approved = sum(_passes(label, thresholds) for label in labels)

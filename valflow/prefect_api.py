@@ -207,12 +207,33 @@ def find_flow_run(flow_run_id: str, *, api: str | None = None) -> FlowRunState |
     answer = call("GET", f"/flow_runs/{flow_run_id}", api=api, accept={404})
     if answer.status_code == 404:
         return None
-    run = answer.json()
+    return _state_of(answer.json())
+
+
+def _state_of(run: Mapping[str, Any]) -> FlowRunState:
     state = run.get("state") or {"type": "PENDING", "name": "Pending"}
     since = datetime.fromisoformat(state["timestamp"]) if state.get("timestamp") else None
     return FlowRunState(
         state["type"], state["name"], state.get("message"), since, run["deployment_id"] is not None
     )
+
+
+def unfinished(*, api: str | None = None, limit: int = 50) -> list[tuple[str, str, int, FlowRunState]]:
+    """Flow runs of our deployment that crashed, or say that they are at work: id, name, number of starts and state.
+
+    Latest first. Raises:
+        StackError: no server answers.
+    """
+    body = {
+        "flows": {"name": {"any_": [FLOW]}},
+        "flow_runs": {"state": {"type": {"any_": ["CRASHED", "RUNNING", "PENDING"]}}},
+        "sort": "START_TIME_DESC",
+        "limit": limit,
+    }
+    return [
+        (str(run["id"]), str(run["name"]), int(run["run_count"]), _state_of(run))
+        for run in call("POST", "/flow_runs/filter", body, api=api).json()
+    ]
 
 
 def retry(flow_run_id: str, *, api: str | None = None) -> None:

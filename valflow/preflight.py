@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from valflow import database
-from valflow.config import CertifiedApproval, FieldModelConfig, FixedApproval, LabelingConfig
+from valflow.choosing_types import chosen_type, field_kind, noted_type
+from valflow.config import (
+    CertifiedApproval,
+    FieldModelConfig,
+    FixedApproval,
+    LabelingConfig,
+    MergeModelConfig,
+)
 from valflow.errors import ConfigError, EvaluationError
-from valflow.label_types import BY_FIELD_CLASS
+from valflow.label_types import BY_FIELD_CLASS, DETECTIONS, LabelType
 from valflow.models import open_model
 from valflow.models.probing import REASONS
 from valflow.promotion import field_identity
@@ -24,6 +32,21 @@ _UNSUPPORTED_MEDIA = {
     "3d": "detections in space have no box in an image",
     "point-cloud": "detections in space have no box in an image",
     "unknown": "FiftyOne does not know images by these file names; give the files their usual endings",
+}
+
+_UNSUPPORTED_KINDS = {
+    "Detection": "a single box has no list to review it in; put it into Detections",
+    "Polyline": "nothing here judges or compares outlines",
+    "Polylines": "nothing here judges or compares outlines",
+    "Keypoint": "nothing here judges or compares points",
+    "Keypoints": "nothing here judges or compares points",
+    "Segmentation": "a map of pixels has no single labels to approve; as instances it has",
+    "Heatmap": "a map of values has no labels to approve",
+    "TemporalDetection": "spans of time belong to videos, whose frames no stage reads",
+    "TemporalDetections": "spans of time belong to videos, whose frames no stage reads",
+    "Regression": "a number has no class to approve",
+    "GeoLocation": "a place has no class to approve",
+    "GeoLocations": "places have no class to approve",
 }
 
 
@@ -42,7 +65,7 @@ def check(config: LabelingConfig, more_problems: Sequence[str] = ()) -> Any:
     """
     import fiftyone as fo
 
-    problems = [*_folder_problems(config), *_export_problems(config), *more_problems]
+    problems = [*_folder_problems(config), *_runner_problems(config), *more_problems]
     database.connection()
     if not fo.dataset_exists(config.dataset):
         raise ConfigError([f"dataset: {_unknown('dataset', config.dataset, fo.list_datasets())}", *problems])
@@ -60,20 +83,15 @@ def check(config: LabelingConfig, more_problems: Sequence[str] = ()) -> Any:
         _label_field_problems,
         _run_key_problems,
         _model_problems,
+        _merge_problems,
         _approval_field_problems,
         _ground_truth_problems,
+        _export_problems,
     ):
         problems += part(config, dataset)
     if problems:
         raise ConfigError(problems)
     return dataset
-
-
-def field_kind(dataset: Any, name: str) -> str | None:
-    """Name of the FiftyOne class of a label field; None where the field is missing or holds something else."""
-    field = dataset.get_field(name)
-    document_type = getattr(field, "document_type", None)
-    return None if document_type is None else document_type.__name__
 
 
 def _unknown(what: str, name: str, known: Sequence[str]) -> str:
@@ -90,14 +108,23 @@ def _label_fields(dataset: Any) -> list[str]:
     return [n for n in dataset.get_field_schema() if field_kind(dataset, n) in BY_FIELD_CLASS]
 
 
-def type_problem(key: str, dataset: Any, name: str) -> list[str]:
-    """What is wrong with a field that should hold labels; empty where nothing is."""
+def type_problem(key: str, dataset: Any, name: str, wanted: LabelType | None = None) -> list[str]:
+    """What is wrong with a field that should hold labels (of a type); empty where nothing is."""
     if not dataset.has_field(name):
         return [f"{key}: {_unknown('label field', name, _label_fields(dataset))}"]
     kind = field_kind(dataset, name)
     if kind not in BY_FIELD_CLASS:
         found = kind or type(dataset.get_field(name)).__name__
-        return [f"{key}: expected a field of {' or '.join(BY_FIELD_CLASS)}, {name!r} holds {found}"]
+        reason = _UNSUPPORTED_KINDS.get(found)
+        return [
+            f"{key}: expected a field of {' or '.join(BY_FIELD_CLASS)}, {name!r} holds {found}"
+            + (f": {reason}" if reason else "")
+        ]
+    if wanted is not None and kind != wanted.field_class:
+        return [
+            f"{key}: expected a field of {wanted.field_class}, because the run makes labels of the type "
+            f"{wanted.name!r}; {name!r} holds {kind}. Name another field, or set label_type"
+        ]
     return []
 
 
@@ -127,7 +154,14 @@ def _label_field_problems(config: LabelingConfig, dataset: Any) -> list[str]:
     problems = []
     name, staging = config.label_field, config.staging_field
     if dataset.has_field(name):
-        problems += type_problem("label_field", dataset, name)
+        wanted = chosen_type(config, dataset)
+        problems += type_problem("label_field", dataset, name, wanted)
+        noted = noted_type(dataset, name)
+        if not problems and noted not in (None, wanted):
+            problems.append(
+                f"label_field: {name!r} was made for labels of the type {noted.name!r}, the run would make "
+                f"{wanted.name!r}; choose another label_field, or set label_type"
+            )
         identity = field_identity(dataset, name)
         created_by_us = identity is not None and identity["created"]
         if not problems and not created_by_us and not config.append:
@@ -163,21 +197,46 @@ def _run_key_problems(config: LabelingConfig, dataset: Any) -> list[str]:
 
 def _model_problems(config: LabelingConfig, dataset: Any) -> list[str]:
     if isinstance(config.model, FieldModelConfig):
-        problems = type_problem("model.field", dataset, config.model.field)
+        wanted = chosen_type(config, dataset)
+        problems = type_problem("model.field", dataset, config.model.field, wanted)
+        if not problems and wanted.needs_masks and not _holds_masks(dataset, config.model.field, wanted):
+            problems.append(
+                f"model.field: label_type: instances needs masks, but no label in {config.model.field!r} has one"
+            )
         if problems:
             return problems
     try:
         source = open_model(config.model)
     except ConfigError as error:
         return error.problems
-    return _output_problems(source.label_class(dataset)) or _class_problems(config, source.classes(dataset))
+    wanted = chosen_type(config, dataset)
+    problems = _output_problems(source.label_class(dataset), wanted)
+    return problems or _class_problems(config, source.classes(dataset))
 
 
-def _output_problems(found: str | None) -> list[str]:
-    if found is None or found in BY_FIELD_CLASS:
+def _output_problems(found: str | None, wanted: LabelType) -> list[str]:
+    if found is None or found == wanted.field_class:
         return []
-    reason = REASONS.get(found, "there is no review of such labels")
-    return [f"model: expected one that finds {' or '.join(BY_FIELD_CLASS)}, this one gives {found}: {reason}"]
+    other = BY_FIELD_CLASS.get(found)
+    reason = (
+        f"label_type: {other.name} takes that"
+        if other
+        else REASONS.get(found, "there is no review of such labels")
+    )
+    return [f"model: expected one that finds {wanted.field_class}, this one gives {found}: {reason}"]
+
+
+def _merge_problems(config: LabelingConfig, dataset: Any) -> list[str]:
+    wanted = chosen_type(config, dataset)
+    if not isinstance(config.model, MergeModelConfig) or wanted is DETECTIONS:
+        return []
+    return [f"model.kind: merge makes labels of the type 'detections', the run would make {wanted.name!r}"]
+
+
+def _holds_masks(dataset: Any, field: str, label_type: LabelType) -> bool:
+    path = label_type.path(field)
+    either = {"$or": [{f"{path}.{name}": {"$exists": True, "$ne": None}} for name in ("mask", "mask_path")]}
+    return database.samples_of(dataset).count_documents(either, limit=1) > 0
 
 
 def _class_problems(config: LabelingConfig, known: Sequence[str]) -> list[str]:
@@ -197,7 +256,13 @@ def _approval_field_problems(config: LabelingConfig, dataset: Any) -> list[str]:
     if not isinstance(config.approval, CertifiedApproval):
         return []
     named = {key: getattr(config.approval, key) for key in ("second_opinion", "ground_truth")}
-    return [p for key, name in named.items() if name for p in type_problem(f"approval.{key}", dataset, name)]
+    wanted = chosen_type(config, dataset)
+    return [
+        p
+        for key, name in named.items()
+        if name
+        for p in type_problem(f"approval.{key}", dataset, name, wanted)
+    ]
 
 
 def _ground_truth_problems(config: LabelingConfig, dataset: Any) -> list[str]:
@@ -206,9 +271,17 @@ def _ground_truth_problems(config: LabelingConfig, dataset: Any) -> list[str]:
     from valflow.evaluation.storing import check_key
 
     evaluation = config.evaluation
-    problems = type_problem("evaluation.ground_truth", dataset, evaluation.ground_truth)
+    problems = type_problem(
+        "evaluation.ground_truth", dataset, evaluation.ground_truth, chosen_type(config, dataset)
+    )
     try:
-        check_key(dataset, config.label_field, evaluation.ground_truth, evaluation.eval_key)
+        check_key(
+            dataset,
+            config.label_field,
+            evaluation.ground_truth,
+            evaluation.eval_key,
+            chosen_type(config, dataset),
+        )
     except EvaluationError as error:
         problems.append(f"evaluation.eval_key: {error}")
     return problems
@@ -217,6 +290,7 @@ def _ground_truth_problems(config: LabelingConfig, dataset: Any) -> list[str]:
 def _folder_problems(config: LabelingConfig) -> list[str]:
     folders = [
         ("output_dir", config.output_dir),
+        *([("mask_dir", config.mask_dir)] if config.mask_dir else []),
         *((f"export.{i}.dir", e.dir) for i, e in enumerate(config.export)),
     ]
     return [f"{key}: {problem}" for key, folder in folders if (problem := unwritable(Path(folder)))]
@@ -232,10 +306,17 @@ def unwritable(folder: Path) -> str | None:
     return None if os.access(place, os.W_OK | os.X_OK) else f"no right to write into {place}"
 
 
-def _export_problems(config: LabelingConfig) -> list[str]:
+def _runner_problems(config: LabelingConfig) -> list[str]:
+    if config.runner.kind != "dask" or importlib.util.find_spec("prefect_dask") is not None:
+        return []
+    return ["runner.kind: dask needs the extra `dask`, which is not installed: pip install 'valflow[dask]'"]
+
+
+def _export_problems(config: LabelingConfig, dataset: Any) -> list[str]:
     if not config.export:
         return []
     from valflow.exporting import FORMATS
+    from valflow.exporting.formats import refusal
 
     unknown = [
         f"export.{i}.format: {_unknown('format', e.format, sorted(FORMATS))}"
@@ -247,4 +328,10 @@ def _export_problems(config: LabelingConfig) -> list[str]:
         for i, e in enumerate(config.export)
         if e.media == "none" and e.format in FORMATS and FORMATS[e.format].needs_media
     ]
-    return unknown + without_media
+    label_type = chosen_type(config, dataset)
+    refused = [
+        f"export.{i}.format: {reason}"
+        for i, e in enumerate(config.export)
+        if e.format in FORMATS and (reason := refusal(FORMATS[e.format], label_type))
+    ]
+    return unknown + without_media + refused

@@ -1,22 +1,28 @@
 """Problem tags where people see them: on labels in the review field, and on their samples.
 
-The ledger says which labels an action tagged; this writes it into the dataset, and takes it back.
+The ledger says which labels an action tagged; this writes it into the dataset, and takes it back, in the order of the
+actions. An action that is still to be written says so, and who is at it: if that process dies, the next one goes on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 from bson import ObjectId
 from pymongo import UpdateMany, UpdateOne
 
-from valflow import collector, database, ledger, runs
-from valflow.label_types import label_type_of
+from valflow import collector, database, ledger, mirroring, runs
+from valflow.label_types import review_type_of
 from valflow.own_writes import Stamp
 
 _BATCH = 4000
+# More samples than these take a noticeable part of a second: their tags follow after the answer.
+AT_ONCE = 1000
+_LOOK_EVERY = 0.1
+_WAIT_FOR_OTHERS = 5.0  # seconds
 # How far an action is that puts tags on: nothing but the ledger is written, or what had the tag before is remembered.
 _STARTED, _REMEMBERED = "started", "remembered"
 
@@ -28,46 +34,123 @@ def labels_tagged(run: str, action: int) -> int:
     )
 
 
-def put_on(record: dict[str, Any], dataset: Any, name: str, action: int) -> None:
-    """Put the tag of an action on its labels and on their samples; what had it before is remembered.
-
-    That is written down first, for all of them: who goes on after a crash could not tell it any more.
-    """
-    _put_on(record, dataset, name, action, is_remembered=False)
-    dataset.reload()
-
-
 def writing(step: str = _STARTED) -> dict[str, Any]:
-    """What an action says of itself while its tags are put on."""
+    """What an action says of itself while its tags are written."""
     return {"step": step, **runs.sign_of_life()}
 
 
+def write(record: dict[str, Any], dataset: Any, action: int) -> None:
+    """Put the tag of an action on its labels and their samples, or take it off where the action is an undo.
+
+    At once where few samples are concerned and nothing else is to be written before, else in the background.
+    """
+    run = record["run"]
+    while (before := _earlier(run, action)) is not None and not runs.is_alive(before["writing"]):
+        _write(record, dataset, before)
+    change: Any = database.actions().find_one({"run": run, "seq": action})
+    of = {"$or": [{"labels.tags.action": action}, {"labels.untag": change["selector"].get("action", action)}]}
+    many = database.ledger().count_documents({"run": run, **of}, limit=AT_ONCE + 1) > AT_ONCE
+    if many or before is not None:
+        mirroring.afterwards(run, lambda: _in_turn(record, dataset, change))
+        return
+    _write(record, dataset, change)
+    dataset.reload()
+
+
 def finish(record: dict[str, Any], dataset: Any) -> None:
-    """Put on the tags of actions whose process died before it had done so."""
-    unfinished = {"run": record["run"], "event": "tag", "writing": {"$exists": True}, "undone_by": None}
-    for action in list(database.actions().find(unfinished)):
+    """Write the tags of actions whose process died before it had done so; wait for those of one that lives.
+
+    One elsewhere that lives is left to it after a while.
+    """
+    deadline = time.monotonic() + _WAIT_FOR_OTHERS
+    mirroring.wait(record["run"])
+    while (action := _earlier(record["run"])) is not None:
         if not runs.is_alive(action["writing"]):
-            is_remembered = action["writing"]["step"] == _REMEMBERED
-            _put_on(record, dataset, action["selector"]["tag"], action["seq"], is_remembered)
+            _write(record, dataset, action)
+        elif time.monotonic() > deadline:
+            return
+        else:
+            time.sleep(_LOOK_EVERY)
+
+
+def withdraw(run: str, action: int) -> int:
+    """The labels of an action owe its tag no more: what is left to do is to take it off; returns their number."""
+    changed = labels_tagged(run, action)
+    owing = {"l.tags": {"$elemMatch": {"action": action, "kept": {"$ne": True}}}}
+    database.ledger().update_many(
+        {"run": run, "labels.tags.action": action},
+        {
+            "$addToSet": {"labels.$[l].untag": action},
+            "$pull": {"labels.$[t].tags": {"action": action}},
+        },
+        array_filters=[owing, {"t.tags.action": action}],
+    )
+    return changed
+
+
+def _earlier(run: str, action: int | None = None) -> dict[str, Any] | None:
+    """The first action (before this one) whose tags are still to be written."""
+    query: dict[str, Any] = {"run": run, "event": {"$in": ["tag", "undo"]}, "writing": {"$exists": True}}
+    if action is not None:
+        query["seq"] = {"$lt": action}
+    return database.actions().find_one(query, sort=[("seq", 1)])
+
+
+def _in_turn(record: dict[str, Any], dataset: Any, action: dict[str, Any]) -> None:
+    """Write in the background, after all earlier actions, for a later one asks what had the tag before."""
+    while (before := _earlier(record["run"], action["seq"])) is not None:
+        if runs.is_alive(before["writing"]):
+            time.sleep(_LOOK_EVERY)
+        else:
+            _write(record, dataset, before)
+    _write(record, dataset, action, mirroring.rest)
+
+
+def _write(
+    record: dict[str, Any], dataset: Any, action: dict[str, Any], between: Callable[[], None] | None = None
+) -> None:
+    """Write what an action changes, all of it or what is left; ``between`` is called before each batch."""
+    run, seq, selector = record["run"], action["seq"], action["selector"]
+
+    def alive() -> None:
+        if between is not None:
+            between()
+        database.actions().update_one(
+            {"run": run, "seq": seq}, {"$set": {f"writing.{k}": v for k, v in runs.sign_of_life().items()}}
+        )
+
+    if action["event"] == "undo":
+        undone: Any = database.actions().find_one({"run": run, "seq": selector["action"]})
+        withdraw(run, selector["action"])  # already done, unless the process died in between
+        take_off(record, dataset, undone["selector"]["tag"], selector["action"], alive)
+        if undone["event"] == "tag":  # an undo of verdicts has more to do, and is repeated instead
+            taken_back = {"run": run, "seq": selector["action"], "undone_by": None}
+            database.actions().update_one(taken_back, {"$set": {"undone_by": seq}})
+    else:
+        _put_on(record, dataset, action, alive)
+    database.actions().update_one({"run": run, "seq": seq}, {"$unset": {"writing": ""}})
 
 
 @collector.paused()
-def _put_on(record: dict[str, Any], dataset: Any, name: str, action: int, is_remembered: bool) -> None:
-    path = label_type_of(record).list_path(record["staging_field"])
+def _put_on(record: dict[str, Any], dataset: Any, tagging: dict[str, Any], alive: Callable[[], None]) -> None:
+    """What had the tag before is remembered first, for all: who goes on after a crash could not tell it any more."""
+    name, action = tagging["selector"]["tag"], tagging["seq"]
+    path = review_type_of(record).list_path(record["staging_field"])
     samples, stamp = database.samples_of(dataset), Stamp.take(record["run"])
     this = {"run": record["run"], "seq": action}
-    if not is_remembered:
+    if tagging["writing"]["step"] != _REMEMBERED:
         if samples.find_one({"$or": [{"tags": name}, {f"{path}.tags": name}]}, {"_id": 1}) is None:
             # Nothing had it before: one update instead of several per batch.
             _mark_samples({"run": record["run"], "labels.tags.action": action}, name, action)
         else:
             for holders in _holders(record["run"], action):
+                alive()
                 _remember(record["run"], samples, path, name, action, list(holders))
         database.actions().update_one(this, {"$set": {"writing": writing(_REMEMBERED)}})
     for holders in _holders(record["run"], action):
+        alive()
         ids = list(holders)
         samples.bulk_write(_changes("$addToSet", name, ids, ids, path, holders, stamp, samples))
-    database.actions().update_one(this, {"$unset": {"writing": ""}})
 
 
 def put_on_samples(
@@ -82,10 +165,15 @@ def put_on_samples(
 
 
 @collector.paused()
-def take_off(record: dict[str, Any], dataset: Any, name: str, action: int) -> int:
-    """Take the tag of an action off again, but for what had it before; returns the number of labels."""
-    changed = labels_tagged(record["run"], action)
-    path = label_type_of(record).list_path(record["staging_field"])
+def take_off(
+    record: dict[str, Any],
+    dataset: Any,
+    name: str,
+    action: int,
+    between: Callable[[], None] | None = None,
+) -> None:
+    """Take the tag of an action off again, but for what had it before; ``between`` is called before each batch."""
+    path = review_type_of(record).list_path(record["staging_field"])
     samples, stamp = database.samples_of(dataset), Stamp.take(record["run"])
     # A sample that owes the tag to another action as well keeps it.
     others = {"$elemMatch": {"tag": name, "action": {"$ne": action}}}
@@ -93,21 +181,23 @@ def take_off(record: dict[str, Any], dataset: Any, name: str, action: int) -> in
     query = {"run": record["run"], "$and": mine_alone}
     alone = {d["sample_id"] for d in database.ledger().find(query, {"_id": 0, "sample_id": 1})}
     whole = set(alone)
-    for holders in _holders(record["run"], action):
+    for holders in _holders(record["run"], action, True):
+        if between is not None:
+            between()
         mine = [i for i in holders if i in alone]
         whole -= holders.keys()
         samples.bulk_write(_changes("$pull", name, list(holders), mine, path, holders, stamp, samples))
     if whole:
         _change_samples("$pull", name, list(whole), stamp, samples)
     database.ledger().update_many(
-        {"run": record["run"], "labels.tags.action": action},
-        {"$pull": {"labels.$[].tags": {"action": action}}},
+        {"run": record["run"], "labels.untag": action},
+        {"$pull": {"labels.$[l].untag": action}},
+        array_filters=[{"l.untag": action}],
     )
     database.ledger().update_many(
         {"run": record["run"], "sample_tags.action": action}, {"$pull": {"sample_tags": {"action": action}}}
     )
     dataset.reload()
-    return changed
 
 
 def _change_samples(operator: str, name: str, ids: Sequence[ObjectId], stamp: Stamp, samples: Any) -> None:
@@ -120,29 +210,17 @@ def _change_samples(operator: str, name: str, ids: Sequence[ObjectId], stamp: St
     )
 
 
-def _holders(run: str, action: int) -> Iterator[dict[ObjectId, list[ObjectId]]]:
-    """Labels that owe their tag to an action, by sample, in batches."""
-    owes = {
-        "$anyElementTrue": {
-            "$map": {
-                "input": "$$l.tags",
-                "as": "t",
-                "in": {"$and": [{"$eq": ["$$t.action", action]}, {"$ne": ["$$t.kept", True]}]},
-            }
-        }
-    }
+def _holders(run: str, action: int, is_withdrawn: bool = False) -> Iterator[dict[ObjectId, list[ObjectId]]]:
+    """Labels that owe their tag to an action (or did, before it was taken back), by sample, in batches."""
+    tagged = {"$and": [{"$eq": ["$$t.action", action]}, {"$ne": ["$$t.kept", True]}]}
+    owes: ledger.Expression = {"$anyElementTrue": {"$map": {"input": "$$l.tags", "as": "t", "in": tagged}}}
+    if is_withdrawn:
+        owes = {"$in": [action, {"$ifNull": ["$$l.untag", []]}]}
     chosen = {"$filter": {"input": "$labels", "as": "l", "cond": owes}}
+    ids = {"$map": {"input": chosen, "as": "l", "in": "$$l._id"}}
+    owing = {"labels.untag" if is_withdrawn else "labels.tags.action": action}
     cursor = database.ledger().aggregate(
-        [
-            {"$match": {"run": run, "labels.tags.action": action}},
-            {
-                "$project": {
-                    "_id": 0,
-                    "sample_id": 1,
-                    "ids": {"$map": {"input": chosen, "as": "l", "in": "$$l._id"}},
-                }
-            },
-        ],
+        [{"$match": {"run": run, **owing}}, {"$project": {"_id": 0, "sample_id": 1, "ids": ids}}],
         batchSize=_BATCH,
     )
     while batch := list(islice(cursor, _BATCH)):

@@ -17,7 +17,7 @@ from valflow.errors import PromotionError
 from valflow.fingerprints import changed_samples
 from valflow.freezing import digest_of
 from valflow.inference import declare_field
-from valflow.label_types import LabelType, label_type_of
+from valflow.label_types import label_type_of
 from valflow.ledger import problem_tag_counts, sample_tags
 from valflow.schema_changes import changing, is_declared
 from valflow.states import Event, State, advance, is_past
@@ -139,7 +139,6 @@ def _check_ids_are_free(record: runs.Record, dataset: Any) -> None:
     """
     if not dataset.has_field(record["label_field"]):
         return
-    path = label_type_of(record).list_path(record["label_field"])
     frozen = {
         "run": record["run"],
         "frozen.token": record["frozen"]["token"],
@@ -151,7 +150,8 @@ def _check_ids_are_free(record: runs.Record, dataset: Any) -> None:
         "foreignField": "_id",
         "as": "s",
     }
-    ids = {"$ifNull": [{"$first": f"$s.{path}._id"}, []]}
+    labels = label_type_of(record).first_labels_in("$s", record["label_field"])
+    ids = {"$map": {"input": {"$ifNull": [labels, []]}, "as": "d", "in": "$$d._id"}}
     taken = [
         i
         for found in database.ledger().aggregate(
@@ -204,17 +204,21 @@ def _declare(record: runs.Record, dataset: Any) -> str:
     creates = record["creates_field"] or not dataset.has_field(name)
     declare_field(dataset, name, label_type)
     for attribute in ("run", "source"):
-        path = f"{label_type.list_path(name)}.{attribute}"
+        path = f"{label_type.path(name)}.{attribute}"
         if dataset.get_field(path) is None:
             dataset.add_sample_field(path, fo.StringField)
     field = dataset.get_field(name)
     identity = (field.info or {}).get("valflow")
     if identity is None:
         # Known from before the field was declared: a crash in between must not make it somebody else's.
-        identity = {"field_id": uuid.uuid4().hex, "created": creates}
+        identity = {
+            "field_id": uuid.uuid4().hex,
+            "created": creates,
+            "label_type": label_type.name,
+        }
         field.info = {**(field.info or {}), "valflow": identity}
         field.save()
-    return identity["field_id"]
+    return str(identity["field_id"])
 
 
 def _require_field(record: runs.Record, dataset: Any) -> None:
@@ -268,23 +272,8 @@ def _note_fields_that_exist(record: runs.Record, dataset: Any) -> None:
 
 
 def _promote_batch(record: runs.Record, dataset: Any, first: ObjectId, last: ObjectId) -> None:
-    label_type: LabelType = label_type_of(record)
-    name, path = record["label_field"], label_type.list_path(record["label_field"])
-    there = {"$ifNull": [f"${path}", []]}
-    new = {
-        "$filter": {
-            "input": "$$new.labels",
-            "as": "d",
-            "cond": {"$not": [{"$in": ["$$d._id", {"$ifNull": [f"${path}._id", []]}]}]},
-        }
-    }
-    merged = {
-        "_cls": {"$literal": label_type.field_class},
-        label_type.list_name: {"$concatArrays": [there, new]},
-    }
-    # Most samples have no labels to compare with.
-    fresh = {"_cls": {"$literal": label_type.field_class}, label_type.list_name: "$$new.labels"}
-    value = {"$cond": [{"$gt": [f"${name}", None]}, {"$mergeObjects": [f"${name}", merged]}, fresh]}
+    name = record["label_field"]
+    value = label_type_of(record).value_with(name, "$$new.labels")
     wanted = {
         "run": record["run"],
         "sample_id": {"$gte": first, "$lte": last},
@@ -324,13 +313,13 @@ def _verify(record: runs.Record, dataset: Any) -> dict[str, Any]:
         PromotionError: the counts differ from those announced.
     """
     label_type, name = label_type_of(record), record["label_field"]
-    path = label_type.list_path(name)
+    path = label_type.path(name)
     per_class = {
         str(g["_id"]): g["n"]
         for g in database.samples_of(dataset).aggregate(
             [
                 {"$match": {f"{path}.run": record["run"]}},
-                {"$project": {"d": f"${path}"}},
+                {"$project": {"d": label_type.labels_in(f"${name}")}},
                 {"$unwind": "$d"},
                 {"$match": {"d.run": record["run"]}},
                 {"$group": {"_id": "$d.label", "n": {"$sum": 1}}},

@@ -21,7 +21,7 @@ from valflow.states import STAGE_AFTER, TRANSITIONS, Event, State
 if TYPE_CHECKING:
     from pymongo.collection import Collection
 
-Kind = Literal["go_on", "resume", "roll_back", "discard", "clear", "give_up", "tell"]
+Kind = Literal["go_on", "resume", "roll_back", "discard", "clear", "start", "give_up", "tell"]
 
 _IN_WORDS: dict[Kind, str] = {
     "go_on": "go on from its record",
@@ -29,6 +29,7 @@ _IN_WORDS: dict[Kind, str] = {
     "roll_back": "finish the rollback",
     "discard": "discard it",
     "clear": "remove its review field",
+    "start": "start its flow run again",
     "give_up": "give up, and say so in its record",
     "tell": "nothing; a person must act",
 }
@@ -36,6 +37,10 @@ _IN_WORDS: dict[Kind, str] = {
 STARTING = timedelta(seconds=120)
 # Whoever decides resumes the flow run right afterwards.
 SETTLED = timedelta(seconds=15)
+# For a flow run of which nothing is on record: a process that lives may look for a long time at data and model.
+LONGEST_START = timedelta(minutes=10)
+# What is older was given up by whoever started it.
+OLDEST_START = timedelta(days=1)
 # Before the second attempt; twice that before the third, and so on.
 PAUSE = timedelta(seconds=30)
 
@@ -56,7 +61,8 @@ class Step:
         run: its key.
         kind: *go_on*: the flow continues; *resume*: the suspended flow run is told the decision; *roll_back*: a
             rollback is finished; *discard*: nobody reviewed it in time; *clear*: the review field of a discarded run
-            goes; *give_up*: after too many attempts; *tell*: given up before, a person must act.
+            goes; *start*: a flow run that died before its run was on record starts again; *give_up*: after too many
+            attempts; *tell*: given up before, a person must act.
         why: what was found.
         remedy: what a person can do.
         attempt: number of this attempt, from 1; 0 where the step is none.
@@ -108,7 +114,26 @@ def look(records: Collection[dict[str, Any]], api: str | None, now: datetime | N
         step = plan(record, flow, now, prefect_answers=answers)
         if step is not None:
             steps.append(step)
+    if api is not None and answers:
+        steps += _lost_starts(records, api, now)
     return steps
+
+
+def _lost_starts(records: Collection[dict[str, Any]], api: str, now: datetime) -> Iterator[Step]:
+    """Flow runs whose process died before it had made a record of its run, or found it."""
+    for flow_run, name, starts, state in prefect_api.unfinished(api=api):
+        if not state.is_deployed or state.since is None or _far(now, state.since, OLDEST_START):
+            continue
+        span = SETTLED if state.kind == "CRASHED" else LONGEST_START
+        of_it = {"$or": [{"flow_run_id": flow_run}, {"suspended_in": flow_run}]}
+        if not _far(now, state.since, span) or records.find_one(of_it, {"_id": 1}) is not None:
+            continue
+        why = f"it is {state.name} in Prefect, and died before its run was on record"
+        remedy = f"See flow run {flow_run} in Prefect and its logs, mend the cause, and start it again"
+        kind: Kind = "start" if starts <= DEFAULT_ATTEMPTS else "tell"
+        yield Step(
+            name, kind, why, remedy, max(starts, 1), DEFAULT_ATTEMPTS, flow_run, {"since": state.since}
+        )
 
 
 def plan(
@@ -152,6 +177,8 @@ def carry_out(step: Step, api: str | None, go_on_here: Callable[[str], object] |
     """
     if not step.is_automatic:
         return f"run {step.run}: {step.why}. {step.remedy}"
+    if step.kind == "start":
+        return _start(step, api)
     if not _take_attempt(step):
         return f"run {step.run} was left alone: it has changed since it was looked at"
     try:
@@ -364,6 +391,15 @@ def _discard(step: Step, api: str | None, _: Callable[[str], object] | None) -> 
     if record.get("suspended_in"):
         _resume(step, api, None)
     return "it was discarded"
+
+
+def _start(step: Step, api: str | None) -> str:
+    """Prefect counts the starts of a flow run that has no record to count them in."""
+    assert step.flow_run is not None
+    if prefect_api.flow_run_state(step.flow_run, api=api).since != step.seen["since"]:
+        return f"flow run {step.run} was left alone: it has changed since it was looked at"
+    prefect_api.retry(step.flow_run, api=api)
+    return f"flow run {step.run}: {step.why}; it starts again (attempt {step.attempt} of {step.most})"
 
 
 def _clear(step: Step, api: str | None, _: Callable[[str], object] | None) -> str:

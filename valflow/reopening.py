@@ -13,7 +13,14 @@ from bson import ObjectId
 from valflow import database, ledger, mirroring, promotion, runs
 from valflow.errors import RollbackRefused
 from valflow.inference import declare_field
-from valflow.label_types import APPROVED, INVALID, REJECTED, WORKFLOW_ATTRIBUTES, WORKFLOW_TAGS, label_type_of
+from valflow.label_types import (
+    APPROVED,
+    INVALID,
+    REJECTED,
+    WORKFLOW_ATTRIBUTES,
+    WORKFLOW_TAGS,
+    review_type_of,
+)
 from valflow.ledger import Expression
 from valflow.schema_changes import changing
 from valflow.states import Event, State
@@ -79,7 +86,7 @@ def bring_back(record: runs.Record, dataset: Any) -> runs.Record:
     runs.require(runs.fence_of(record), State.REOPENING)
     dataset.reload()
     with changing(dataset):
-        declare_field(dataset, staging, label_type_of(record))
+        declare_field(dataset, staging, review_type_of(record))
     _clear_strangers(record, dataset)
     query = {"run": record["run"], "labels.0": {"$exists": True}}
     cursor = database.ledger().find(query, {"_id": 0, "sample_id": 1}).sort("sample_id", 1)
@@ -138,13 +145,13 @@ def _clear_strangers(record: runs.Record, dataset: Any) -> None:
 
 
 def _restore_batch(record: runs.Record, dataset: Any, first: ObjectId, last: ObjectId) -> None:
-    label_type, staging = label_type_of(record), record["staging_field"]
+    label_type, staging = review_type_of(record), record["staging_field"]
     wanted = {
         "run": record["run"],
         "labels.0": {"$exists": True},
         "sample_id": {"$gte": first, "$lte": last},
     }
-    value = {"_cls": {"$literal": label_type.field_class}, label_type.list_name: "$$new.restored"}
+    value = {"_cls": {"$literal": label_type.field_class}, str(label_type.list_name): "$$new.restored"}
     database.run_to_end(
         database.runs().aggregate(
             [

@@ -7,7 +7,7 @@ from typing import Any
 
 from valflow import audits, checklist, completeness, database, ledger, runs
 from valflow.errors import DatabaseError
-from valflow.label_types import APPROVED, REJECTED
+from valflow.label_types import APPROVED, REJECTED, box_of
 from valflow.report import Tile, write_report
 from valflow.states import State
 from valflow.validation import output_folder
@@ -81,7 +81,5 @@ def _random_tiles(record: runs.Record, state: str) -> list[Tile]:
 
 
 def _tile(filepath: str, label: dict[str, Any]) -> Tile:
-    box = label.get("bounding_box")
     # Without a box the whole image is shown.
-    corners = tuple(box) if box and len(box) == 4 else None
-    return Tile(str(Path(filepath)), corners, label.get("label") or "no class", label.get("confidence"))
+    return Tile(str(Path(filepath)), box_of(label), label.get("label") or "no class", label.get("confidence"))

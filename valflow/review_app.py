@@ -81,7 +81,7 @@ def workspace_name(run: str) -> str:
 def save_workspace(record: runs.Record, dataset: Any) -> str:
     """Save the layout that opens with this run's panel, grid to the left, and note its slug in the record.
 
-    Harmless when repeated.
+    Those of runs that have ended go: recurring runs would fill the App's list. Harmless when repeated.
     """
     import fiftyone as fo
     from fiftyone.core.utils import to_slug
@@ -102,8 +102,18 @@ def save_workspace(record: runs.Record, dataset: Any) -> str:
         references.adopt(dataset, "workspaces", name)
         dataset.save_workspace(name, layout, description=f"Review of {record['name']}", overwrite=True)
     slug = str(to_slug(name))
+    _drop_workspaces_of_ended_runs(record, dataset)
     database.runs().update_one({"run": record["run"]}, {"$set": {"workspace": slug}})
     return slug
+
+
+def _drop_workspaces_of_ended_runs(record: runs.Record, dataset: Any) -> None:
+    query = {"dataset_id": record["dataset_id"], "open": False, "workspace": {"$exists": True}}
+    for ended in list(database.runs().find(query, {"run": 1})):
+        name = workspace_name(ended["run"])
+        if dataset.has_workspace(name):
+            dataset.delete_workspace(name)
+        database.runs().update_one({"_id": ended["_id"]}, {"$unset": {"workspace": ""}})
 
 
 def address_of(record: runs.Record, app_url: str | None = None) -> str | None:

@@ -88,9 +88,9 @@ def describe(
 
 def _differences(record: runs.Record, dataset: Any) -> Iterator[dict[str, Any]]:
     """Per sample of the run, in order: its labels that are there, the edited ones, and how many were finalized."""
-    path = label_type_of(record).list_path(record["label_field"])
+    labels = label_type_of(record).first_labels_in("$sample", record["label_field"])
     own: Expression = {"$and": [{"$eq": ["$$d.run", record["run"]]}, {"$in": ["$$d._id", "$ids"]}]}
-    there = {"$filter": {"input": {"$ifNull": [{"$first": f"$sample.{path}"}, []]}, "as": "d", "cond": own}}
+    there = {"$filter": {"input": {"$ifNull": [labels, []]}, "as": "d", "cond": own}}
     changed = {"$filter": {"input": "$own", "as": "d", "cond": is_edited(record, "$labels", "$ids")}}
     yield from database.ledger().aggregate(
         [

@@ -16,6 +16,7 @@ from valflow import (
     bringing_back,
     database,
     promotion,
+    references,
     reopening,
     runs,
     safety_copies,
@@ -322,7 +323,7 @@ def _remove_labels(record: runs.Record, dataset: Any, samples: list[ObjectId]) -
 
 def _keep_edits(record: runs.Record, dataset: Any, first: ObjectId, last: ObjectId) -> None:
     """What people made of labels that go now stays in the ledger, without the marks of an evaluation."""
-    path = label_type_of(record).list_path(record["label_field"])
+    labels = label_type_of(record).first_labels_in("$sample", record["label_field"])
     token = {"$literal": record["frozen"]["token"]}
     own = {
         "$and": [
@@ -331,7 +332,7 @@ def _keep_edits(record: runs.Record, dataset: Any, first: ObjectId, last: Object
             is_edited(record, "$labels", "$ids"),
         ]
     }
-    there = {"$ifNull": [{"$first": f"$sample.{path}"}, []]}
+    there = {"$ifNull": [labels, []]}
     label: Expression | str = "$$d"
     for mark in marks_of_evaluation(record):
         label = {"$unsetField": {"field": {"$literal": mark}, "input": label}}
@@ -375,13 +376,13 @@ def _keep_edits(record: runs.Record, dataset: Any, first: ObjectId, last: Object
 
 def _remove_batch(record: runs.Record, dataset: Any, first: ObjectId, last: ObjectId) -> None:
     label_type, name = label_type_of(record), record["label_field"]
-    path = f"${label_type.list_path(name)}"
+    path = label_type.labels_in(f"${name}")
     own = [{"$eq": ["$$d.run", record["run"]]}, {"$in": ["$$d._id", "$$new.labels._id"]}]
     if not record["rollback"]["including_edited"]:
         own.append({"$not": [is_edited(record, "$$new.labels", "$$new.labels._id")]})
     kept = {"$filter": {"input": {"$ifNull": [path, []]}, "as": "d", "cond": {"$not": [{"$and": own}]}}}
     bare = {"$and": [{"$eq": [{"$size": kept}, 0]}, {"$not": ["$$new.had_field"]}]}
-    value = {"$cond": [bare, "$$REMOVE", {"$mergeObjects": [f"${name}", {label_type.list_name: kept}]}]}
+    value = {"$cond": [bare, "$$REMOVE", label_type.value_of(name, kept)]}
     # A sample on which nothing is left to remove is not touched.
     concerned = {"$gt": [{"$size": {"$ifNull": [path, []]}}, {"$size": kept}]}
     wanted = {**finalized_in(record), "sample_id": {"$gte": first, "$lte": last}}
@@ -420,6 +421,7 @@ def _remove_traces(record: runs.Record, dataset: Any) -> None:
 
 def _take_out(record: runs.Record, dataset: Any) -> None:
     name = record["label_field"]
+    references.adopt(dataset, "runs", record["run"])
     if record["run"] in dataset.list_runs():
         dataset.delete_run(record["run"])
     evaluation = record["config"].get("evaluation")
@@ -440,8 +442,14 @@ def _take_out(record: runs.Record, dataset: Any) -> None:
 
 def _count(record: runs.Record, dataset: Any) -> int:
     """Labels of the run that stay in the label field: those edited since."""
-    path = label_type_of(record).list_path(record["label_field"])
-    query = {f"{path}.run": record["run"]}
-    own = {"$filter": {"input": f"${path}", "as": "d", "cond": {"$eq": ["$$d.run", record["run"]]}}}
+    label_type, name = label_type_of(record), record["label_field"]
+    query = {f"{label_type.path(name)}.run": record["run"]}
+    own = {
+        "$filter": {
+            "input": label_type.labels_in(f"${name}"),
+            "as": "d",
+            "cond": {"$eq": ["$$d.run", record["run"]]},
+        }
+    }
     total = {"$group": {"_id": None, "n": {"$sum": {"$size": own}}}}
     return sum(d["n"] for d in database.samples_of(dataset).aggregate([{"$match": query}, total]))

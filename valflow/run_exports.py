@@ -8,6 +8,7 @@ from typing import Any
 
 from valflow import database, runs
 from valflow.config import ExportConfig, LabelingConfig
+from valflow.label_types import label_type_of
 from valflow.validation import allowed_classes
 
 
@@ -51,6 +52,7 @@ def export_run(record: runs.Record, wanted: Sequence[ExportConfig]) -> Iterator[
             scope=export.scope,
             classes=classes,
             media=export.media,
+            label_type=label_type_of(record),
         )
 
 
@@ -62,8 +64,6 @@ def _folder(export: ExportConfig, run: str) -> str:
 
 def _classes(record: runs.Record, dataset: Any) -> list[str]:
     """Pinned class list: the allowed classes, and whatever else the field holds."""
-    from valflow.label_types import label_type_of
-
-    path = f"{label_type_of(record).list_path(record['label_field'])}.label"
+    path = f"{label_type_of(record).path(record['label_field'])}.label"
     known = allowed_classes(record, dataset)
     return known + sorted(set(dataset.distinct(path)) - set(known))

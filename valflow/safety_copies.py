@@ -206,8 +206,7 @@ def _count(record: runs.Record, copy: str) -> dict[str, Any]:
     for batch in _raw(copy):
         sha.update(batch)
         size += len(batch)
-    path = label_type_of(record).list_path("field")
-    labels = {"$sum": {"$size": {"$ifNull": [f"${path}", []]}}}
+    labels = {"$sum": {"$size": {"$ifNull": [label_type_of(record).labels_in("$field"), []]}}}
     groups = database.copied().aggregate(
         [{"$match": content(copy)}, {"$group": {"_id": None, "labels": labels, "samples": {"$sum": 1}}}]
     )

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from bson import ObjectId
 
-from valflow import collector, database, ledger
+from valflow import collector, database, ledger, masks
 from valflow.boxes import max_iou_with_stronger
 from valflow.image_files import problem_of
+from valflow.label_types import WHOLE_IMAGE, label_type_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,8 +84,13 @@ def _label_tables(
         "l": f"{path}.label",
         # A missing confidence would shorten the array: ask per label.
         "c": {"$map": {"input": path, "as": "d", "in": {"$ifNull": ["$$d.confidence", None]}}},
-        "b": f"{path}.bounding_box",
     }
+    label_type = label_type_of(record)
+    if label_type.has_boxes:
+        columns["b"] = f"{path}.bounding_box"
+    if label_type.needs_masks:
+        mask = {"_id": "$$d._id", "mask": "$$d.mask", "mask_path": "$$d.mask_path"}
+        columns["m"] = {"$map": {"input": path, "as": "d", "in": mask}}
     match: dict[str, Any] = {"run": record["run"], f"{path[1:]}.0": {"$exists": True}}
     if not predicted:
         columns["s"] = f"{path}.source"
@@ -126,8 +132,7 @@ def _table_of(
     groups = np.repeat(np.arange(len(rows)), sizes)
     labels = np.array(list(chain.from_iterable(r["l"] for r in rows)), dtype=object)
     confidence = ledger.confidence_array(list(chain.from_iterable(r["c"] for r in rows)))
-    corners = chain.from_iterable(r["b"] for r in rows)
-    boxes = np.array([b if b and len(b) == 4 else _NO_BOX for b in corners], np.float64).reshape(-1, 4)
+    boxes = _boxes(record, rows, len(labels))
     codes = (
         np.unique(labels.astype(str), return_inverse=True)[1] if len(labels) else np.zeros(0, dtype=np.int64)
     )
@@ -143,17 +148,31 @@ def _table_of(
             "filepath": pd.array(paths, dtype="str").take(groups),
             "label": pd.array(labels, dtype="str"),
             "confidence": confidence,
-            "x": boxes[:, 0],
-            "y": boxes[:, 1],
-            "w": boxes[:, 2],
-            "h": boxes[:, 3],
-            "x2": boxes[:, 0] + boxes[:, 2],
-            "y2": boxes[:, 1] + boxes[:, 3],
+            **(_box_columns(boxes) if label_type_of(record).has_boxes else {}),
+            **(_mask_columns(rows) if label_type_of(record).needs_masks else {}),
             "source": pd.array(sources, dtype="str"),
             "threshold": np.full(len(labels), np.nan) if predicted else _thresholds(record, labels),
             "duplicate_iou": max_iou_with_stronger(groups, codes, boxes, strength),
         }
     )
+
+
+def _boxes(record: dict[str, Any], rows: list[dict[str, Any]], labels: int) -> np.ndarray:
+    """Boxes of labels, (N, 4); all of the image where labels speak about all of it, so that doubles overlap."""
+    if not label_type_of(record).has_boxes:
+        return np.tile(np.array(WHOLE_IMAGE), (labels, 1))
+    corners = chain.from_iterable(r["b"] for r in rows)
+    return np.array([b if b and len(b) == 4 else _NO_BOX for b in corners], np.float64).reshape(-1, 4)
+
+
+def _box_columns(boxes: np.ndarray) -> dict[str, np.ndarray]:
+    columns = dict(zip(("x", "y", "w", "h"), boxes.T, strict=True))
+    return {**columns, "x2": boxes[:, 0] + boxes[:, 2], "y2": boxes[:, 1] + boxes[:, 3]}
+
+
+def _mask_columns(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    labels = chain.from_iterable(r["m"] for r in rows)
+    return {"mask_share": np.array([masks.share_of_box(label) for label in labels], dtype=np.float64)}
 
 
 def _thresholds(record: dict[str, Any], labels: np.ndarray) -> np.ndarray:

@@ -35,12 +35,14 @@ def verdicts_by_truth(
     cursor = database.samples_of(database.dataset_of(dict(record))).find(
         {"_id": {"$in": samples}}, {field: 1}
     )
-    truth = {d["_id"]: (d[field].get(label_type.list_name) or []) for d in cursor if d.get(field) is not None}
+    truth = {d["_id"]: label_type.labels_of(d, field) for d in cursor if d.get(field) is not None}
     place = {sample: number for number, sample in enumerate(truth)}
     query = {"run": record["run"], "sample_id": {"$in": list(truth)}}
     ledger = database.ledger().find(query, {"sample_id": 1, "predicted": 1})
-    predictions = table_of((place[d["sample_id"]], p) for d in ledger for p in d["predicted"])
-    objects = table_of((place[sample], label) for sample, labels in truth.items() for label in labels)
+    predictions = table_of(((place[d["sample_id"]], p) for d in ledger for p in d["predicted"]), label_type)
+    objects = table_of(
+        ((place[sample], label) for sample, labels in truth.items() for label in labels), label_type
+    )
     iou = (record["config"].get("evaluation") or {}).get("iou", 0.5)
     matched = match(predictions, objects, iou).truth
     row = {label: number for number, label in enumerate(predictions.ids.tolist())}

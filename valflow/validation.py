@@ -10,6 +10,7 @@ from bson import ObjectId
 
 from valflow import actions, database, decisions, runs
 from valflow.config import LabelingConfig
+from valflow.label_types import label_type_of
 from valflow.models import open_model
 from valflow.places import inside, write_inside
 from valflow.states import Event, State
@@ -21,7 +22,9 @@ def suite_parameters(record: runs.Record, dataset: Any) -> dict[str, Any]:
     return {
         # No list restricts nothing; an empty one would allow nothing.
         "classes": allowed_classes(record, dataset) or None,
-        "max_labels_per_sample": config.validation.max_labels_per_sample,
+        "max_labels_per_sample": 1
+        if label_type_of(record).is_single
+        else config.validation.max_labels_per_sample,
         "min_confidence": config.min_confidence,
         "previous_class_mix": previous_class_mix(record),
     }
@@ -38,7 +41,8 @@ def allowed_classes(record: runs.Record, dataset: Any) -> list[str]:
         return list(config.classes)
     known = set(open_model(config.model).classes(dataset)) | set(dataset.default_classes or [])
     if known and config.evaluation is not None:
-        known |= set(dataset.distinct(f"{config.evaluation.ground_truth}.detections.label"))
+        path = label_type_of(record).path(config.evaluation.ground_truth)
+        known |= set(dataset.distinct(f"{path}.label"))
     return sorted(known)
 
 

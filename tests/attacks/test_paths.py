@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -230,3 +234,17 @@ def test_a_validation_page_is_written_through_no_link(tmp_path: Path, outside: P
     assert page.read_bytes() == b"checked"
     assert not page.is_symlink()
     assert list(tmp_path.glob(".*.part")) == []
+
+
+def test_what_a_dead_process_left_half_written_goes_with_the_next_write(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", "pass"])
+    dead.wait()
+    page, host = tmp_path / "report.html", socket.gethostname()
+    left = tmp_path / f".report.html.{host}.{dead.pid}.1.part"
+    alive = tmp_path / f".report.html.{host}.{os.getpid()}.1.part"
+    elsewhere = tmp_path / f".report.html.another-machine.{dead.pid}.1.part"
+    for file in (left, alive, elsewhere):
+        file.write_text("half")
+    write_inside(page, b"whole")
+    assert page.read_bytes() == b"whole"
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(p.name for p in (page, alive, elsewhere))

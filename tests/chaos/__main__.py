@@ -24,6 +24,7 @@ def main() -> int:
     parser.add_argument(
         "--kills", type=int, help="so many, sampled over all stages; without it at every write"
     )
+    parser.add_argument("--minutes", type=float, default=120.0, help="no trial begins after so many")
     parser.add_argument("--seed", type=int, default=51)
     parser.add_argument("--scenario", action="append", help="only this one; may be given again")
     parser.add_argument("--twice", type=float, default=0.0, help="share of trials that are killed again")
@@ -51,7 +52,7 @@ def _run(options: argparse.Namespace, folder: Path) -> int:
             del os.environ[name]
     with Mongod(folder / "db", cache_gb=0.5) as mongod:
         os.environ.update(mongod.environment)
-        os.environ.update(_settings(folder))
+        os.environ.update(settings(folder))
         trials = _trials(options, folder, mongod.uri)
     for trial in trials:
         if trial.problems:
@@ -67,7 +68,7 @@ def _run(options: argparse.Namespace, folder: Path) -> int:
     return int(any(t.problems for t in trials))
 
 
-def _settings(folder: Path) -> dict[str, str]:
+def settings(folder: Path) -> dict[str, str]:
     return {
         "DO_NOT_TRACK": "1",
         "FIFTYONE_CONFIG_PATH": str(folder / "fiftyone" / "config.json"),
@@ -111,7 +112,12 @@ def _trials(options: argparse.Namespace, folder: Path, uri: str) -> list[Trial]:
         kept = {id(t) for t in wanted}
         plan = [(s, t) for s, t in plan if id(t) in kept]
     chance, trials, start = random.Random(options.seed), [], time.monotonic()
+    if options.kills is not None:
+        chance.shuffle(plan)  # what is broken off has seen something of everything
     for number, (scenario, target) in enumerate(plan, 1):
+        if time.monotonic() - start > options.minutes * 60:
+            print(f"broken off after {number - 1} of {len(plan)}: {options.minutes:.0f} minutes are over")
+            break
         again = chance.randint(1, 60) if chance.random() < options.twice else None
         whole = chance.random() < options.whole
         trial = lab.trial(scenario, before[scenario.name], target, again=again, to_the_end=whole)

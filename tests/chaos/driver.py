@@ -187,6 +187,39 @@ class Lab:
             max(repeated, 0),
         )
 
+    def outage(
+        self,
+        scenario: Scenario,
+        undisturbed: Undisturbed,
+        target: Target,
+        begin: Callable[[], object],
+        end: Callable[[], object],
+    ) -> tuple[str, list[str]]:
+        """Something is taken away before a write; later it is back, and the step is done again.
+
+        Args:
+            scenario: what happens.
+            undisturbed: the same without an outage.
+            target: before which write of which step.
+            begin: takes it away, in the process that writes.
+            end: brings it back, when that process has ended.
+
+        Returns:
+            What the process said in the end, empty where it noticed nothing; and the differences from the
+            undisturbed run.
+        """
+        step = scenario.steps[target.step]
+        with self._client() as client:
+            snapshots.bring_back(undisturbed.before[target.step], client[DATABASE], self.files)
+        died = self._fork(_step(step), Point(target.write.number, BEFORE), begin)
+        end()
+        again = self._fork(self._after_death(step), None)
+        if again.trouble:
+            return died.trouble, [again.trouble]
+        with self._client() as client:
+            there = dumps.dump(client[DATABASE], self.files)
+        return died.trouble, undisturbed.left[target.step].differences(there)
+
     def _after_death(self, step: Step) -> Callable[[Killer], None]:
         def run(killer: Killer) -> None:
             killer.stage = "recovery"
@@ -213,14 +246,16 @@ class Lab:
             raise RuntimeError(f"the undisturbed run did not end: {outcome.trouble or 'killed'}")
         return outcome.writes
 
-    def _fork(self, run: Callable[[Killer], None], point: Point | None) -> Outcome:
+    def _fork(
+        self, run: Callable[[Killer], None], point: Point | None, act: Callable[[], object] | None = None
+    ) -> Outcome:
         """Run in a child process; returns what it wrote and how it ended."""
         reading, writing = os.pipe()
         sys.stdout.flush()
         child = os.fork()
         if child == 0:
             os.close(reading)
-            self._child(run, point, writing)
+            self._child(run, point, writing, act)
         os.close(writing)
         with os.fdopen(reading, encoding="utf-8") as pipe:
             lines = [json.loads(line) for line in pipe if line.endswith("\n")]
@@ -230,7 +265,13 @@ class Lab:
         killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
         return Outcome(writes, int(killed), trouble)
 
-    def _child(self, run: Callable[[Killer], None], point: Point | None, pipe: int) -> None:
+    def _child(
+        self,
+        run: Callable[[Killer], None],
+        point: Point | None,
+        pipe: int,
+        act: Callable[[], object] | None,
+    ) -> None:
         def tell(**values: Any) -> None:
             os.write(pipe, json.dumps(values).encode() + b"\n")
 
@@ -238,7 +279,7 @@ class Lab:
         # Draws whose seed is left to chance are the same in every run.
         secrets.randbits = lambda bits: 7
         try:
-            killer = Killer(self.files, point, lambda write: tell(write=write.as_json()))
+            killer = Killer(self.files, point, lambda write: tell(write=write.as_json()), act)
             run(killer)
             code = 0
         except BaseException:  # noqa: BLE001 - whatever it is, the parent must know

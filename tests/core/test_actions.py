@@ -342,15 +342,15 @@ class TestUndoInTheMiddle:
         self, run: str, dataset: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         actions.tag(run, "odd", EVERYTHING, "ann")
-        take_off = problem_tags.take_off
+        withdraw = problem_tags.withdraw
 
         def meanwhile(*arguments: Any) -> Any:
             monkeypatch.undo()
             with pytest.raises(IllegalTransition, match=r"bob is taking back action \d+ just now"):
                 actions.undo(run, "carl")
-            return take_off(*arguments)
+            return withdraw(*arguments)
 
-        monkeypatch.setattr(problem_tags, "take_off", meanwhile)
+        monkeypatch.setattr(problem_tags, "withdraw", meanwhile)
         assert actions.undo(run, "bob").changed == 12
         with pytest.raises(SelectionError, match="left to undo"):
             actions.undo(run, "carl")
@@ -360,7 +360,7 @@ class TestUndoInTheMiddle:
     ) -> None:
         actions.tag(run, "odd", EVERYTHING, "ann")
         with monkeypatch.context() as patch:
-            patch.setattr(problem_tags, "take_off", lambda *_: 1 / 0)
+            patch.setattr(problem_tags, "withdraw", lambda *_: 1 / 0)
             patch.setattr(runs, "_this_process", lambda: f"{socket.gethostname()}:{2**22 + 1}")
             with pytest.raises(ZeroDivisionError):
                 actions.undo(run, "bob")

@@ -21,6 +21,7 @@ from tests.builders import (
     documents,
     entries,
     everything_stored,
+    forget_what_was_made,
     labels_in,
     make_config,
     make_dataset,
@@ -34,10 +35,13 @@ from valflow.exporting import export_labels
 from valflow.image_files import problem_of
 from valflow.preflight import check
 from valflow.reporting import write_run_report
+from valflow.review_app import workspace_name
 from valflow.selections import Selection
 from valflow.validation import output_folder
 
 CHECKLESS = {"checklist": []}
+
+alone = pytest.fixture(autouse=True)(forget_what_was_made)
 
 
 def walk(run: str, dataset: Any) -> runs.Record:
@@ -164,7 +168,6 @@ NAMES = {
     "decomposed": "cafe\u0301.png",
     "dash": "-rf.png",
     "brackets": "[1]{2}(3)*.png",
-    "backslash": "back\\slash.png",
     "semicolon": "a;b,c.png",
     "long": "x" * 200 + ".png",
 }
@@ -426,6 +429,23 @@ def test_a_label_whose_id_stands_in_the_label_field_already_is_refused_before_an
         promotion.promote(runs.load(run), dataset)
     assert documents(dataset) == before
     assert runs.load(run)["state"] == "VALIDATED"
+
+
+# -- what is left behind
+
+
+def test_workspaces_of_ended_runs_go_when_the_next_review_opens(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path)
+    for _ in range(3):
+        run = make_run(dataset, "PREDICTED")
+        decide_by_policy(run)
+        decisions.submit(run, decisions.Decision("discard", "ann"))
+    last = make_run(dataset, "PREDICTED")
+    decide_by_policy(last)
+    dataset.reload()
+    assert dataset.list_workspaces() == [workspace_name(last)]
+    assert "workspace" in runs.load(last)
+    assert "workspace" not in runs.load(run)
 
 
 # -- all told

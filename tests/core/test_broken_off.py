@@ -12,7 +12,18 @@ from fiftyone.core.utils import to_slug
 from tasks.triage import decide_by_policy
 from tasks.validate import pass_gate
 from tests.builders import bring_to, counts, edit_label, entries, ids_where, make_dataset, make_run
-from valflow import actions, audits, checklist, database, decisions, ledger, problem_tags, promotion, runs
+from valflow import (
+    actions,
+    audits,
+    checklist,
+    database,
+    decisions,
+    ledger,
+    problem_tags,
+    promotion,
+    references,
+    runs,
+)
 from valflow.evaluation import evaluate
 from valflow.evaluation.storing import MARKS
 from valflow.review_app import save_workspace, workspace_name
@@ -88,7 +99,10 @@ class TestTag:
         assert dataset.count_sample_tags() == {"poor_bbox": 1}
         assert "poor_bbox" not in dataset.count_label_tags("auto_in_review")
 
-    def test_of_a_process_that_lives_is_left_to_it(self, dataset: Any) -> None:
+    def test_of_a_process_that_lives_is_left_to_it(
+        self, dataset: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(problem_tags, "_WAIT_FOR_OTHERS", 0.2)
         run = make_run(dataset)
         actions.tag(run, "poor_bbox", CATS, "ann")
         unfinished = {"$set": {"writing": problem_tags.writing()}}
@@ -156,12 +170,12 @@ class TestReferences:
     def test_what_lost_its_reference_is_not_made_twice(
         self, dataset: Any, kind: str, collection: str
     ) -> None:
-        run = make_run(dataset)
+        run, waiting = make_run(dataset), make_run(dataset, label_field="waiting")
         actions.tag(run, "false_positive", CATS, "ann")
         actions.approve(run, CATS, "ann")
         bring_to(run, dataset, "VALIDATED")
         promotion.promote(runs.load(run), dataset)
-        save_workspace(runs.load(run), dataset)
+        save_workspace(runs.load(waiting), dataset)
         db, identifier = database.connection(), dataset._doc.id
         documents = {"_dataset_id": identifier}
         there = db[collection].count_documents(documents)
@@ -169,12 +183,22 @@ class TestReferences:
         assert there > 0
         db["datasets"].update_one({"_id": identifier}, {"$set": {kind: empty}})
         dataset.reload()
-        save_workspace(runs.load(run), dataset)
-        promotion._register(runs.load(run), dataset)
+        save_workspace(runs.load(waiting), dataset)
+        promotion.register(runs.load(run), dataset)
         assert db[collection].count_documents(documents) == there
         assert run in dataset.list_runs()
         assert dataset.list_saved_views() == ["false_positive"]
-        assert dataset.list_workspaces() == [workspace_name(run)]
+        assert dataset.list_workspaces() == [workspace_name(waiting)]
+
+    def test_what_refers_to_nothing_goes(self, dataset: Any) -> None:
+        run = make_run(dataset, "FINALIZED")
+        database.connection()["runs"].delete_many({"_dataset_id": dataset._doc.id, "key": run})
+        dataset.reload()
+        references.adopt(dataset, "runs", run)
+        held = database.connection()["datasets"].find_one({"_id": dataset._doc.id}, {"runs": 1})
+        assert held is not None
+        assert held["runs"] == {}
+        assert dataset.list_runs() == []
 
 
 def test_the_verdicts_of_one_judge_are_written_down_all_or_none(

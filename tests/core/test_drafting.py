@@ -12,7 +12,7 @@ import pytest
 from tests.builders import box, make_dataset, make_run
 from valflow import preflight
 from valflow.cli import main as valflow
-from valflow.config import FieldModelConfig, LabelingConfig, load_config
+from valflow.config import FieldModelConfig, LabelingConfig, PythonModelConfig, load_config
 from valflow.drafting import draft_config
 from valflow.errors import ConfigError
 from valflow.states import State
@@ -52,6 +52,21 @@ def _only_classifications(dataset: Any) -> None:
 
     _without_labels(dataset)
     dataset.set_values("weather", [fo.Classification(label="sunny", confidence=0.9)])
+
+
+def _true_classifications(dataset: Any) -> None:
+    import fiftyone as fo
+
+    _without_labels(dataset)
+    dataset.set_values("weather", [fo.Classification(label="sunny")])
+
+
+def _only_keypoints(dataset: Any) -> None:
+    import fiftyone as fo
+
+    _without_labels(dataset)
+    points = fo.Keypoints(keypoints=[fo.Keypoint(label="eye", points=[(0.5, 0.5)])])
+    dataset.set_values("eyes", [points])
 
 
 def _second_model(dataset: Any) -> None:
@@ -103,7 +118,13 @@ SHAPES = {
     "ground truth by another name": Shape(_changed(_renamed("ground_truth", "boxes")), truth="boxes"),
     "two fields of predictions": Shape(_changed(_second_model), model="pred", comments=("another",)),
     "no labels at all": Shape(_changed(_without_labels), model=None, truth=None, comments=("none",)),
-    "labels of other types": Shape(_changed(_only_classifications), model=None, truth=None),
+    "classes of whole images": Shape(
+        _changed(_only_classifications), model="weather", truth=None, label_field="auto_classification"
+    ),
+    "true classes of whole images": Shape(
+        _changed(_true_classifications), model=None, truth="weather", label_field="auto_classification"
+    ),
+    "labels of other types": Shape(_changed(_only_keypoints), model=None, truth=None),
     "a field that is still empty": Shape(_changed(_empty_field), truth=None),
     "no samples": Shape(
         _changed(lambda d: d.delete_samples(d.values("id"))), model=None, truth=None, comments=("0 samples",)
@@ -159,7 +180,7 @@ def test_a_draft_loads_and_fits_its_dataset(shape: Shape, folder: Path) -> None:
         if shape.model is None:
             # The line to be filled in is an example; everything else must already fit.
             assert 'path: "my_models:MyDetector"' in text
-            config = config.model_copy(update={"model": _corner()})
+            config = config.model_copy(update={"model": _finder(config)})
         else:
             assert isinstance(config.model, FieldModelConfig)
             assert config.model.field == shape.model
@@ -168,10 +189,10 @@ def test_a_draft_loads_and_fits_its_dataset(shape: Shape, folder: Path) -> None:
         dataset.delete()
 
 
-def _corner() -> Any:
-    from valflow.config import PythonModelConfig
-
-    return PythonModelConfig(path="tests.models:Corner")
+def _finder(config: LabelingConfig) -> PythonModelConfig:
+    """A model of the label type that the draft asks for."""
+    name = "detections" if config.label_type == "auto" else config.label_type
+    return PythonModelConfig(path="tests.kinds:Finder", kwargs={"name": name})
 
 
 @pytest.mark.parametrize(

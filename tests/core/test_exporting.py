@@ -20,7 +20,9 @@ from valflow.errors import ExportError
 from valflow.exporting import FORMATS, by_fiftyone, coco, export_labels
 from valflow.exporting.folders import MARKER
 from valflow.exporting.media import unique_names
+from valflow.label_types import DETECTIONS
 
+OF_BOXES = [name for name, form in FORMATS.items() if DETECTIONS.name in form.holds]
 RUN = "run_1"
 WIDTH, HEIGHT = 40, 30
 
@@ -79,7 +81,7 @@ def dataset(make_dataset: Callable[..., Any]) -> Any:
     return make_dataset(labels)
 
 
-@pytest.mark.parametrize("name", list(FORMATS))
+@pytest.mark.parametrize("name", OF_BOXES)
 @pytest.mark.parametrize("media", ["copy", "symlink"])
 def test_every_format_is_written_and_read_back(dataset: Any, tmp_path: Path, name: str, media: str) -> None:
     names = fo.list_datasets()
@@ -110,10 +112,12 @@ def test_every_format_is_written_and_read_back(dataset: Any, tmp_path: Path, nam
     assert all(path.is_symlink() == (media == "symlink") and path.exists() for path in images)
 
 
-@pytest.mark.parametrize("name", list(FORMATS))
+@pytest.mark.parametrize("name", OF_BOXES)
 def test_an_export_can_be_loaded_from_its_place(dataset: Any, tmp_path: Path, name: str) -> None:
     entry = export_labels(dataset, "final", name, tmp_path / "exports", RUN)
     form = FORMATS[name]
+    if form.type_name is None:
+        pytest.skip("plain files, which FiftyOne does not read")
     loaded = fo.Dataset.from_dir(
         dataset_dir=entry["dir"], dataset_type=form.fiftyone_type(), **form.import_arguments("final")
     )
@@ -228,7 +232,7 @@ def test_class_list_is_pinned(dataset: Any, tmp_path: Path, name: str) -> None:
         assert "0: zebra" in (folder / "dataset.yaml").read_text()
 
 
-@pytest.mark.parametrize("name", list(FORMATS))
+@pytest.mark.parametrize("name", OF_BOXES)
 def test_a_run_without_labels_gives_an_empty_export(dataset: Any, tmp_path: Path, name: str) -> None:
     entry = export_labels(dataset, "final", name, tmp_path, "run_without_labels", classes=["cat"])
     assert (entry["samples"], entry["labels"], entry["verified"]) == (0, 0, True)

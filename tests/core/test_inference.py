@@ -69,7 +69,8 @@ class TestModels:
             pytest.param("raise", "the model failed: RuntimeError: no idea at 32", id="raises"),
             pytest.param(
                 "type",
-                "the model failed: TypeError: expected fiftyone.Detections, the model returned Classification",
+                "the model failed: TypeError: expected fiftyone.Detections, the model returned Classification; "
+                "label_type: classification would take them",
                 id="other-type",
             ),
         ],

@@ -133,10 +133,16 @@ class TestThresholds:
 
     def test_classes_with_odd_names(self, tmp_path: Path) -> None:
         dataset = make_dataset(
-            tmp_path, predictions=[[("$cash", 0.6), ("a.b", 0.6), ("", 0.6), ("cat", 0.6)]]
+            tmp_path, predictions=[[("$cash", 0.6), ("a.b", 0.6), ("né", 0.6), ("cat", 0.6)]]
         )
-        run = make_run(dataset, approval={"threshold": 0.9, "per_class": {"$cash": 0.5, "a.b": 0.5, "": 0.5}})
-        assert {e["label"] for e in entries(run).values() if e["state"] == "approved"} == {"$cash", "a.b", ""}
+        run = make_run(
+            dataset, approval={"threshold": 0.9, "per_class": {"$cash": 0.5, "a.b": 0.5, "né": 0.5}}
+        )
+        assert {e["label"] for e in entries(run).values() if e["state"] == "approved"} == {
+            "$cash",
+            "a.b",
+            "né",
+        }
 
     def test_labels_that_fail_a_check_wait_for_a_person(self, tmp_path: Path) -> None:
         dataset = make_dataset(tmp_path, predictions=HALF)

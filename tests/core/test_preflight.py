@@ -88,7 +88,7 @@ CASES = {
     ),
     "prediction field of another type": Bad(
         ("model.field", "expected a field of Detections", "Classification"),
-        {"model": {"kind": "field", "field": "weather"}},
+        {"model": {"kind": "field", "field": "weather"}, "label_type": "detections"},
         _classification,
     ),
     "label field of others": Bad(

@@ -132,9 +132,9 @@ class TestResult:
         assert record["verification"]["labels_per_class"]["None"] == 1
 
     def test_a_class_with_an_odd_name(self, tmp_path: Path) -> None:
-        dataset = make_dataset(tmp_path, predictions=[[("$cash", 0.9), ("a.b", 0.9), ("", 0.9)]])
+        dataset = make_dataset(tmp_path, predictions=[[("$cash", 0.9), ("a.b", 0.9), ("né", 0.9)]])
         run = make_run(dataset, "FINALIZED")
-        assert runs.load(run)["verification"]["labels_per_class"] == {"$cash": 1, "a.b": 1, "": 1}
+        assert runs.load(run)["verification"]["labels_per_class"] == {"$cash": 1, "a.b": 1, "né": 1}
 
     def test_progress_is_told_per_batch(self, dataset: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(promotion, "BATCH", 2)

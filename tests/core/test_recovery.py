@@ -18,7 +18,7 @@ import pytest
 from pymongo.errors import AutoReconnect
 
 from tests.builders import counts, labels_in, make_dataset, make_run
-from valflow import database, decisions, promotion, recovery, rolling_back, runs
+from valflow import database, decisions, prefect_api, promotion, recovery, rolling_back, runs
 from valflow.errors import PromotionError, RunBusy, StackError, StaleAttempt
 from valflow.prefect_api import FlowRunState
 
@@ -110,6 +110,38 @@ def test_a_process_that_came_and_died_is_not_waited_for(dataset: Any) -> None:
     assert step is not None
     assert step.kind == "go_on"
     assert plan(record, flow("RUNNING", ago=JUST_NOW)) is None, "this one is another, and may just start"
+
+
+@pytest.mark.parametrize(
+    ("state", "starts", "kind"),
+    [
+        pytest.param(flow("CRASHED"), 1, "start", id="crashed"),
+        pytest.param(flow("CRASHED", ago=-LONG_AGO / 60), 1, "start", id="crashed-before-the-clock-was-set-back"),
+        pytest.param(flow("RUNNING"), 1, "start", id="says-that-it-runs"),
+        pytest.param(flow("RUNNING", ago=timedelta(minutes=5)), 1, None, id="looks-at-its-data-perhaps"),
+        pytest.param(flow("CRASHED", deployed=False), 1, None, id="no-worker-can-start-it"),
+        pytest.param(flow("CRASHED", ago=timedelta(days=2)), 1, None, id="of-the-day-before-yesterday"),
+        pytest.param(flow("CRASHED"), 4, "tell", id="too-many-starts"),
+    ],
+)  # fmt: skip
+def test_a_flow_run_that_died_before_its_run_was_on_record(
+    monkeypatch: pytest.MonkeyPatch, state: FlowRunState, starts: int, kind: str | None
+) -> None:
+    flow_run = str(uuid.uuid4())
+    again: list[str] = []
+    monkeypatch.setattr(prefect_api, "is_reachable", lambda api: True)
+    monkeypatch.setattr(prefect_api, "find_flow_run", lambda flow_run, api: None)
+    monkeypatch.setattr(prefect_api, "flow_run_state", lambda flow_run, api: state)
+    monkeypatch.setattr(prefect_api, "unfinished", lambda api: [(flow_run, "nightly", starts, state)])
+    monkeypatch.setattr(prefect_api, "retry", lambda flow_run, api: again.append(flow_run))
+    steps = [s for s in recovery.look(database.runs(), "http://prefect") if s.flow_run == flow_run]
+    assert [s.kind for s in steps] == ([kind] if kind else [])
+    for step in steps:
+        assert "died before its run was on record" in recovery.carry_out(step, "http://prefect")
+    assert again == ([flow_run] if kind == "start" else [])
+    fresh = FlowRunState("CRASHED", "Crashed", None, datetime.now(UTC), True)
+    monkeypatch.setattr(prefect_api, "unfinished", lambda api: [(flow_run, "nightly", 1, fresh)])
+    assert [s for s in recovery.look(database.runs(), "http://prefect") if s.flow_run == flow_run] == []
 
 
 def test_right_after_the_decision_the_decider_resumes(dataset: Any) -> None:

@@ -17,6 +17,7 @@ import pytest
 from tests.browser import CHROMIUM, page_at
 from tests.builders import counts, make_dataset, make_run
 from valflow import database, runs
+from valflow.app_server import EXPOSED
 from valflow.mongod import Mongod
 from valflow.processes import free_port, is_port_taken
 
@@ -96,7 +97,7 @@ def test_a_server_of_ones_own_until_it_is_interrupted(
         other = "127.0.0.2" if address == "127.0.0.1" else "127.0.0.1"
         with pytest.raises(httpx.ConnectError):  # bound to this address alone
             httpx.get(f"http://{other}:{port}/fiftyone", timeout=10)
-        warned = any("The App has no login" in line for line in command.said)
+        warned = EXPOSED in "\n".join(command.said)
         assert warned == (address != "127.0.0.1")
         assert command.interrupt() == (0, "stopped\n")
         assert not is_port_taken(port)

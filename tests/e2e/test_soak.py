@@ -26,7 +26,7 @@ def rounds(in_stack: Stack, tmp_path: Path) -> Iterator[Any]:
 
 
 @pytest.mark.stack
-@pytest.mark.slow
+@pytest.mark.long
 def test_recurring_runs_leave_nothing_behind_that_grows(
     rounds: Rounds, in_stack: Stack, mongod: Mongod, tmp_path: Path
 ) -> None:

@@ -28,6 +28,8 @@ CONFIDENCE_RANGE = "the confidence must lie between 0 and 1"
 THRESHOLD = "an automatically approved label must reach the threshold of its class"
 BOX = "the box must lie inside the image and have an area"
 DUPLICATE = "a label must not double a stronger one of its class"
+MASK = "an instance must have a mask that can be read"
+MASK_COVERS = "the mask must cover some of its box"
 MIX = "the mix of classes should be like in the last finalized run"
 SAMPLES_THERE = "there must be samples with approved labels"
 SAMPLE_ID = "every sample must have an id"
@@ -68,6 +70,10 @@ LABELS_FAIL: list[Any] = [
     pytest.param(make_labels(2, x=NAN), BOX, {"label-2"}, id="box with a missing number"),
     pytest.param(make_labels(2, x=NAN, y=NAN, w=NAN, h=NAN), BOX, {"label-2"}, id="box of missing numbers"),
     pytest.param(make_labels(2, w=float("inf")), BOX, {"label-2"}, id="box without end"),
+    pytest.param(make_labels(mask_share=NAN), MASK, {f"label-{i}" for i in range(6)}, id="no masks"),
+    pytest.param(
+        make_labels(mask_share=0.0), MASK_COVERS, {f"label-{i}" for i in range(6)}, id="empty masks"
+    ),
     pytest.param(make_labels(3, duplicate_iou=0.901), DUPLICATE, {"label-3"}, id="double of a stronger one"),
 ]
 SAMPLES_FAIL: list[Any] = [
@@ -106,6 +112,8 @@ PASS: list[Any] = [
     pytest.param(make_labels(3, duplicate_iou=0.9), {}, id="overlap exactly at the limit"),
     pytest.param(make_labels(confidence=NAN, source="human", threshold=NAN), {}, id="all drawn by people"),
     pytest.param(make_labels(confidence=NAN, threshold=NAN), {}, id="predictions approved by people"),
+    pytest.param(make_labels(mask_share=1.0), {}, id="masks that fill their boxes"),
+    pytest.param(make_labels().drop(columns=["x", "y", "w", "h", "x2", "y2"]), {}, id="whole images"),
     pytest.param(make_labels(3, threshold=0.9), {}, id="edited label under a threshold"),
     pytest.param(make_labels(0, label="zebra"), {"classes": None}, id="no list of classes"),
     pytest.param(make_labels(), {"previous_class_mix": None}, id="no earlier run"),

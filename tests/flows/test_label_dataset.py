@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from flows.label_dataset import label_dataset
+from tests.kinds import BY_KIND, kind_config, make_kind
 from tests.pets import add_pets, make_pets, set_class
 from valflow import actions, audits, decisions, ledger, rolling_back, runs
 from valflow.config import LabelingConfig, config_from_mapping
@@ -167,3 +168,25 @@ def test_bad_input_fails_before_a_run_exists(configure: Configure) -> None:
     with pytest.raises(ConfigError, match="no label field 'nothing'"):
         start(configure(model={"kind": "field", "field": "nothing"}))
     assert runs.list_runs(configure().dataset) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        ("instances", "coco"),
+        ("classifications", "fiftyone_classifications"),
+        ("classification", "classification_tree"),
+    ],
+)
+def test_every_label_type_comes_to_its_end(name: str, form: str, tmp_path: Path) -> None:
+    kind = BY_KIND[name]
+    dataset = make_kind(kind, tmp_path)
+    export = [{"format": form, "dir": str(tmp_path / "exports")}]
+    config = kind_config(kind, dataset, review={"required": False}, export=export)
+    outcome = start(config)
+    assert outcome["outcome"] == "finalized"
+    assert outcome["counts"]["finalized"] == kind.labels // 2
+    record = runs.load(outcome["run"])
+    assert record["metrics"]["run"]["approved"]["precision"] == 1.0
+    assert [e["verified"] for e in record["exports"]] == [True]
+    assert Path(record["artifacts"]["report"]).is_file()

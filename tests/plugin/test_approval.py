@@ -134,6 +134,12 @@ class TestAudit:
         assert len(approval.click("start_audit").grid) == 7
 
 
+def test_the_checklist_shows_commands_as_code(approval: Reviewer, run: str) -> None:
+    [text] = [line for line in approval.drawn().split("\\n") if "valflow audit" in line]
+    assert f"`valflow audit {run}`" in text
+    assert "\\`" not in text
+
+
 class TestJudgingOneByOne:
     @pytest.fixture
     def judge(self, approval: Reviewer, dataset: Any) -> Reviewer:
@@ -169,6 +175,14 @@ class TestJudgingOneByOne:
         judge.click("judge", verdict="bad_box")
         verdicts = {str(i["label_id"]): i["verdict"] for i in audits.latest(run)["items"]}
         assert {i: v for i, v in verdicts.items() if v} == {approval.grid[2]: "bad_box"}
+
+    def test_a_panel_that_comes_back_finds_the_picture_that_is_open(
+        self, judge: Reviewer, approval: Reviewer
+    ) -> None:
+        assert not judge.click("follow").asked
+        judge.picture = approval.grid[3]
+        judge.click("follow")
+        assert judge.state["place"] == "4 of 6"
 
     def test_a_name_field_that_is_left_draws_nothing(self, judge: Reviewer) -> None:
         # Its event comes after that of the click that left it, with the state of before.

@@ -25,6 +25,7 @@ from valflow.certify.planning import (
     sample_for_errors,
 )
 from valflow.certify.proposal import (
+    BAD_BOX,
     CORRECT,
     UNSURE,
     VERDICTS,
@@ -45,6 +46,7 @@ from valflow.certify.sequential import Stop, audit_sequentially, capital
 from valflow.certify.walk import TWO_CHAINS, RegionTest, Start, Walk, walk_regions
 
 __all__ = [
+    "BAD_BOX",
     "CORRECT",
     "FRACTIONS",
     "LEVELS",

@@ -28,7 +28,8 @@ Positions = NDArray[np.int64]
 Verdict = bool | str | None
 
 CORRECT, UNSURE = "correct", "unsure"
-VERDICTS = (CORRECT, "wrong_class", "bad_box", "not_an_object", "duplicate", UNSURE)
+BAD_BOX = "bad_box"
+VERDICTS = (CORRECT, "wrong_class", BAD_BOX, "not_an_object", "duplicate", UNSURE)
 
 
 @dataclass(frozen=True)

@@ -208,12 +208,13 @@ def _draw_sheet(record: dict[str, Any], current: dict[str, Any], path: str | Non
 
 def _ask(record: dict[str, Any], current: dict[str, Any], reviewer: str, sheet: Path) -> dict[str, Any]:
     from valflow import audits
-    from valflow.certify import CORRECT, VERDICTS
+    from valflow.certify import CORRECT
 
     print(f"Look at {sheet} and judge each number; Enter means correct, q stops (the rest can follow later).")
     items = audits.items_with_labels(record, current)
     waiting = [(i["number"], i["label"]["label"]) for i in items if i["verdict"] is None]
-    return audits.judge(record["run"], _ask_each(waiting, VERDICTS, CORRECT), reviewer)
+    known = audits.verdicts_of(record)
+    return audits.judge(record["run"], _ask_each(waiting, known, CORRECT), reviewer)
 
 
 def _ask_each(waiting: list[tuple[int, str]], known: Sequence[str], usual: str) -> dict[int, str]:

@@ -132,6 +132,7 @@ def _joined(a: LabelTable, b: LabelTable) -> LabelTable:
     columns: dict[str, Any] = {
         f.name: np.concatenate([getattr(a, f.name), getattr(b, f.name)])
         for f in fields(LabelTable)
-        if f.name != "classes"
+        # Runs with masks are not compared yet.
+        if f.name != "classes" and getattr(a, f.name) is not None
     }
     return replace(a, **columns)

@@ -9,7 +9,7 @@ from bson import ObjectId
 
 from valflow import database, runs
 from valflow.errors import ConfigError
-from valflow.label_types import REJECTED, LabelDict
+from valflow.label_types import DETECTIONS, REJECTED, LabelDict
 from valflow.states import State
 
 # What counts as a label of a run: all that it proposes and nobody rejected, or what became or will become final.
@@ -46,6 +46,12 @@ def load_together(keys: Sequence[str], which: Which) -> list[runs.Record]:
             problems.append(f"runs: expected runs of one {name}, found {found}")
     for record in records:
         problems += _not_ready(record, which)
+        kind = record.get("label_type", DETECTIONS.name)
+        if kind != DETECTIONS.name:
+            problems.append(
+                f"runs: {record['run']} makes labels of the type {kind!r}; only those of {DETECTIONS.name!r} are "
+                "compared and merged, by their boxes"
+            )
     if problems:
         raise ConfigError(problems)
     return records

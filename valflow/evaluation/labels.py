@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from bson import ObjectId
 
-from valflow import database
-from valflow.label_types import APPROVED, DETECTIONS
+from valflow import database, masks
+from valflow.label_types import APPROVED, DETECTIONS, WHOLE_IMAGE, LabelType
 
 _READ_BATCH = 10_000
 # What is read of a label.
+_MASK_PARTS = ("mask", "mask_path")
 _PARTS = ("_id", "label", "confidence", "bounding_box", "iscrowd", "run")
 
 
@@ -31,6 +32,7 @@ class LabelTable:
         boxes: ``x, y, w, h`` relative to the image, (N, 4) float.
         crowd: whether a true label stands for a group of objects, (N,) bool.
         run: key of the run that made the label, None for others, (N,) object.
+        masks: in COCO's run lengths over the whole image, (N,) object; None for labels that have no masks.
     """
 
     classes: tuple[str, ...]
@@ -41,6 +43,7 @@ class LabelTable:
     boxes: np.ndarray
     crowd: np.ndarray
     run: np.ndarray
+    masks: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -57,7 +60,8 @@ class LabelTable:
 
     def where(self, keep: np.ndarray) -> LabelTable:
         """The rows that ``keep`` selects: (N,) bool, or (M,) positions."""
-        columns = {f.name: getattr(self, f.name)[keep] for f in fields(self) if f.name != "classes"}
+        columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "classes"}
+        columns = {name: column[keep] for name, column in columns.items() if column is not None}
         return replace(self, **columns)
 
     def at(self, sample: np.ndarray) -> LabelTable:
@@ -94,9 +98,9 @@ class Images:
         return len(self.ids)
 
 
-def table_of(labels: Iterable[tuple[int, dict[str, Any]]]) -> LabelTable:
+def table_of(labels: Iterable[tuple[int, dict[str, Any]]], label_type: LabelType = DETECTIONS) -> LabelTable:
     """Raw label dicts, each with the position of its image, as columns."""
-    rows = [(place, *(_part(label, part) for part in _PARTS)) for place, label in labels]
+    rows = [(place, *(_part(label, part, label_type) for part in _PARTS)) for place, label in labels]
     return _table(
         [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(1 + len(_PARTS))]
     )
@@ -107,14 +111,16 @@ def read_labels(
     label_field: str,
     ground_truth: str,
     sample_ids: Sequence[ObjectId] | None = None,
+    label_type: LabelType = DETECTIONS,
 ) -> tuple[Images, LabelTable, LabelTable]:
     """Predicted and true labels of a dataset in one raw read.
 
     Args:
         dataset: a FiftyOne dataset of images.
-        label_field: field of predicted Detections.
-        ground_truth: field of true Detections.
+        label_field: field of predictions.
+        ground_truth: field of true labels.
         sample_ids: only these samples; None reads all.
+        label_type: what both fields hold.
 
     Returns:
         The images in the order of the dataset, the predicted labels, the true labels.
@@ -123,18 +129,19 @@ def read_labels(
         "w": "$metadata.width",
         "h": "$metadata.height",
         "annotated": {"$eq": [{"$type": f"${ground_truth}"}, "object"]},
-        "predicted": _columns(f"${DETECTIONS.list_path(label_field)}"),
-        "true": _columns(f"${DETECTIONS.list_path(ground_truth)}"),
+        "predicted": _columns(label_type.labels_in(f"${label_field}"), label_type),
+        "true": _columns(label_type.labels_in(f"${ground_truth}"), label_type),
     }
     ids: list[ObjectId] = []
     sizes: list[tuple[Any, Any]] = []
     annotated: list[bool] = []
-    predicted, true = _Collected(), _Collected()
+    predicted, true = _Collected(label_type), _Collected(label_type)
     for document in _documents(dataset, project, sample_ids):
-        predicted.add(len(ids), document["predicted"])
-        true.add(len(ids), document["true"])
+        size = (document.get("w"), document.get("h"))
+        predicted.add(len(ids), document["predicted"], size)
+        true.add(len(ids), document["true"], size)
         ids.append(document["_id"])
-        sizes.append((document.get("w"), document.get("h")))
+        sizes.append(size)
         annotated.append(document["annotated"])
     images = Images(
         ids=_objects(ids),
@@ -144,21 +151,28 @@ def read_labels(
     return images, predicted.table(), true.table()
 
 
-def read_predicted(run_key: str, images: Images) -> tuple[LabelTable, np.ndarray]:
+def read_predicted(
+    run_key: str, images: Images, label_type: LabelType = DETECTIONS
+) -> tuple[LabelTable, np.ndarray]:
     """What the model of a run predicted on these images, and what became of it, from the ledger.
 
     Returns:
         The labels as predicted, and whether each was approved, (N,) bool.
     """
     places = {sample_id: place for place, sample_id in enumerate(images.ids)}
-    collected = _Collected()
+    collected = _Collected(label_type)
     approved: list[bool] = []
-    project = {"_id": 0, "sample_id": 1, "states": "$labels.state", "predicted": _columns("$predicted")}
+    project = {
+        "_id": 0,
+        "sample_id": 1,
+        "states": "$labels.state",
+        "predicted": _columns("$predicted", label_type),
+    }
     query = {"run": run_key, "predicted.0": {"$exists": True}}
     for entry in database.ledger().aggregate([{"$match": query}, {"$project": project}]):
         place = places.get(entry["sample_id"])
         if place is not None:
-            collected.add(place, entry["predicted"])
+            collected.add(place, entry["predicted"], tuple(images.sizes[place]))
             approved += [state == APPROVED for state in entry["states"]]
     return collected.table(), np.array(approved, dtype=bool)
 
@@ -169,21 +183,27 @@ def run_samples(run_key: str) -> list[ObjectId]:
     return [entry["sample_id"] for entry in database.ledger().find(query, {"_id": 0, "sample_id": 1})]
 
 
-def _columns(path: str) -> list[Any]:
+def _columns(labels: Any, label_type: LabelType) -> list[Any]:
     """The labels of one document as lists; a list without the names of its parts is a third of the bytes.
 
     A part that a label lacks would shorten ``$path.part``, so it is asked for label by label.
     """
 
     def each(value: Any) -> dict[str, Any]:
-        return {"$map": {"input": {"$ifNull": [path, []]}, "as": "d", "in": {"$ifNull": [value, None]}}}
+        return {"$map": {"input": {"$ifNull": [labels, []]}, "as": "d", "in": {"$ifNull": [value, None]}}}
 
     # The old place of the crowd flag is the second one.
     crowd = {"$ifNull": ["$$d.iscrowd", "$$d.attributes.iscrowd.value"]}
-    return [each(crowd if part == "iscrowd" else f"$$d.{part}") for part in _PARTS]
+    others: dict[str, Any] = {"iscrowd": crowd}
+    if not label_type.has_boxes:
+        others["bounding_box"] = list(WHOLE_IMAGE)
+    parts = (*_PARTS, *_MASK_PARTS) if label_type.needs_masks else _PARTS
+    return [each(others.get(part, f"$$d.{part}")) for part in parts]
 
 
-def _part(label: dict[str, Any], part: str) -> Any:
+def _part(label: dict[str, Any], part: str, label_type: LabelType) -> Any:
+    if part == "bounding_box" and not label_type.has_boxes:
+        return WHOLE_IMAGE
     if part == "iscrowd" and label.get(part) is None:
         return ((label.get("attributes") or {}).get(part) or {}).get("value")
     return label.get(part)
@@ -192,17 +212,27 @@ def _part(label: dict[str, Any], part: str) -> Any:
 class _Collected:
     """Columns that grow document by document."""
 
-    def __init__(self) -> None:
+    def __init__(self, label_type: LabelType) -> None:
         self.columns: list[list[Any]] = [[] for _ in range(1 + len(_PARTS))]
+        self.masks: list[masks.Rle] | None = [] if label_type.needs_masks else None
 
-    def add(self, place: int, parts: list[list[Any]]) -> None:
-        if parts[0]:
-            self.columns[0] += [place] * len(parts[0])
-            for column, values in zip(self.columns[1:], parts, strict=True):
-                column += values
+    def add(self, place: int, parts: list[list[Any]], size: tuple[Any, Any]) -> None:
+        """Take the labels of an image of this width and height."""
+        if not parts[0]:
+            return
+        self.columns[0] += [place] * len(parts[0])
+        for column, values in zip(self.columns[1:], parts, strict=False):
+            column += values
+        if self.masks is not None:
+            names = ("_id", *_MASK_PARTS)
+            boxes = parts[_PARTS.index("bounding_box")]
+            for box, *values in zip(boxes, parts[0], *parts[len(_PARTS) :], strict=True):
+                label = {"bounding_box": box, **dict(zip(names, values, strict=True))}
+                self.masks.append(masks.as_rle(label, *masks.canvas_of(*size)))
 
     def table(self) -> LabelTable:
-        return _table(self.columns)
+        table = _table(self.columns)
+        return table if self.masks is None else replace(table, masks=_objects(self.masks))
 
 
 def _table(columns: list[list[Any]]) -> LabelTable:

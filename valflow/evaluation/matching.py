@@ -16,6 +16,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from valflow import masks
 from valflow.evaluation.labels import LabelTable
 
 # COCO's primary challenge metric: ten thresholds, the 100 most confident labels per image and class.
@@ -75,6 +76,26 @@ def overlap(a: np.ndarray, b: np.ndarray, b_is_crowd: np.ndarray | bool = False)
     area_a, area_b = a[:, 3] * a[:, 2], b[:, 3] * b[:, 2]
     union = np.where(b_is_crowd, area_a, area_a + area_b - shared)
     return np.minimum(np.divide(shared, union, out=np.zeros_like(shared), where=union > 0), 1.0)
+
+
+def _mask_overlap(
+    predictions: LabelTable, truth: LabelTable, p: np.ndarray, g: np.ndarray, of_boxes: np.ndarray
+) -> np.ndarray:
+    """The same for masks, image by image; where boxes share nothing, masks do not either."""
+    assert predictions.masks is not None
+    assert truth.masks is not None
+    result = np.zeros(len(p))
+    near = np.flatnonzero(of_boxes > 0)
+    near = near[np.argsort(predictions.sample[p[near]], kind="stable")]
+    images = predictions.sample[p[near]]
+    for rows in np.split(near, np.flatnonzero(np.diff(images)) + 1) if len(near) else ():
+        ours, place = np.unique(p[rows], return_inverse=True)
+        theirs, other = np.unique(g[rows], return_inverse=True)
+        ious = masks.overlaps(
+            predictions.masks[ours].tolist(), truth.masks[theirs].tolist(), truth.crowd[theirs].tolist()
+        )
+        result[rows] = ious[place, other]
+    return result
 
 
 @dataclass(frozen=True)
@@ -139,6 +160,8 @@ def candidate_pairs(predictions: LabelTable, truth: LabelTable, least_iou: float
         place = np.repeat(start[part], sizes) + within
         g = true_order[place]
         ious = overlap(predictions.boxes[p], truth.boxes[g], truth.crowd[g])
+        if predictions.masks is not None and truth.masks is not None:
+            ious = _mask_overlap(predictions, truth, p, g, ious)
         keep = (ious >= least) & (ious > 0)
         found.append((p[keep], place[keep], ious[keep]))
     p, place, ious = (np.concatenate([f[i] for f in found]) if found else np.zeros(0, int) for i in range(3))

@@ -5,7 +5,8 @@ What ``dataset.evaluate_detections(..., method="coco", compute_mAP=True)`` leave
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from valflow.errors import EvaluationError
 from valflow.evaluation.labels import Images, LabelTable
 from valflow.evaluation.matching import IOU_THRESHOLDS, MAX_PREDICTIONS, Comparison
 from valflow.evaluation.scores import RECALLS, Sweep
-from valflow.label_types import DETECTIONS
+from valflow.label_types import DETECTIONS, LabelType
 from valflow.schema_changes import changing
 
 # Samples whose marks travel to the database at a time.
@@ -25,12 +26,21 @@ _WRITE_BATCH = 1_000
 MARKS = "valflow_marks"
 
 
-def check_key(dataset: Any, label_field: str, ground_truth: str, eval_key: str) -> None:
+def is_known_to_fiftyone(label_type: LabelType) -> bool:
+    """Whether FiftyOne has an evaluation for the type; lists of classifications have none."""
+    return label_type.has_boxes or label_type.is_single
+
+
+def check_key(
+    dataset: Any, label_field: str, ground_truth: str, eval_key: str, label_type: LabelType = DETECTIONS
+) -> None:
     """Make sure that this evaluation may be written under this key.
 
     Raises:
         EvaluationError: the key is not usable, or belongs to an evaluation or a field that is not ours.
     """
+    if not is_known_to_fiftyone(label_type):
+        return
     if not eval_key.isidentifier():
         raise EvaluationError(
             f"expected an evaluation key that is a Python identifier, found {eval_key!r}; "
@@ -45,11 +55,13 @@ def check_key(dataset: Any, label_field: str, ground_truth: str, eval_key: str) 
                 f"evaluation.eval_key, or delete it: dataset.delete_evaluation({eval_key!r})"
             )
         return
-    paths = [
-        *_sample_fields(eval_key),
-        *_label_fields(label_field, eval_key),
-        *_label_fields(ground_truth, eval_key),
-    ]
+    paths = [eval_key]
+    if label_type.has_boxes:
+        paths = [
+            *_sample_fields(eval_key),
+            *_label_fields(label_field, eval_key),
+            *_label_fields(ground_truth, eval_key),
+        ]
     taken = [path for path in paths if dataset.get_field(path) is not None]
     if taken:
         raise EvaluationError(
@@ -89,10 +101,19 @@ def store(
         method.register_samples(dataset, eval_key)
     write_marks(dataset, config, eval_key, images, comparison)
     with changing(dataset):
-        _save_results(dataset, method, eval_key, comparison, curves, whole_dataset)
+        save_results(
+            dataset,
+            method,
+            eval_key,
+            functools.partial(_results, method, eval_key, comparison, curves),
+            mark=_sample_fields(eval_key)[0],
+            whole_dataset=whole_dataset,
+        )
 
 
-def coco_config(label_field: str, ground_truth: str, iou: float, run_key: str) -> Any:
+def coco_config(
+    label_field: str, ground_truth: str, iou: float, run_key: str, label_type: LabelType = DETECTIONS
+) -> Any:
     """FiftyOne's configuration of the evaluation, signed with our run."""
     from fiftyone.utils.eval.coco import COCOEvaluationConfig
 
@@ -101,6 +122,7 @@ def coco_config(label_field: str, ground_truth: str, iou: float, run_key: str) -
         ground_truth,
         iou=iou,
         classwise=True,
+        use_masks=label_type.needs_masks,
         compute_mAP=True,
         iou_threshs=list(IOU_THRESHOLDS),
         max_preds=MAX_PREDICTIONS,
@@ -141,22 +163,50 @@ def write_marks(dataset: Any, config: Any, eval_key: str, images: Images, compar
     dataset.reload()
 
 
-def _save_results(
-    dataset: Any, method: Any, eval_key: str, comparison: Comparison, curves: Sweep, whole_dataset: bool
+def save_results(
+    dataset: Any,
+    method: Any,
+    eval_key: str,
+    build: Callable[[Any], Any],
+    *,
+    mark: str,
+    whole_dataset: bool,
 ) -> None:
     """Save the results so that ``dataset.load_evaluation_results`` finds them.
 
-    Unless the whole dataset was evaluated, the evaluation's view is "samples that carry its counts": as exact
+    Unless the whole dataset was evaluated, the evaluation's view is "samples that carry its mark": as exact
     as a list of ids, however many they are.
-    """
-    from fiftyone.utils.eval.coco import COCODetectionResults
 
+    Args:
+        dataset: a FiftyOne dataset.
+        method: FiftyOne's evaluation, registered under ``eval_key``.
+        eval_key: name of the evaluation.
+        build: makes FiftyOne's results for the samples that were evaluated.
+        mark: a sample field that all of them carry.
+        whole_dataset: whether these are all samples of the dataset.
+    """
     samples = dataset
     if not whole_dataset:
-        samples = dataset.exists(_sample_fields(eval_key)[0])
+        samples = dataset.exists(mark)
         info = dataset.get_evaluation_info(eval_key)
         method.save_run_info(samples, info, overwrite=True, cleanup=False)
-    results = COCODetectionResults(
+    results = build(samples)
+    # As FiftyOne's save_run_results does, whose way to JSON takes longer than the whole matching.
+    run = method._get_run_doc(samples, eval_key)
+    run.results.put(
+        orjson.dumps(results.serialize(), option=orjson.OPT_SERIALIZE_NUMPY), content_type="application/json"
+    )
+    run.results_meta = dict(results.get_meta() or {})
+    run.save()
+    method.add_fields_to_sidebar_group(
+        samples, eval_key, omit_fields=(method.config.pred_field, method.config.gt_field)
+    )
+
+
+def _results(method: Any, eval_key: str, comparison: Comparison, curves: Sweep, samples: Any) -> Any:
+    from fiftyone.utils.eval.coco import COCODetectionResults
+
+    return COCODetectionResults(
         samples,
         method.config,
         eval_key,
@@ -169,18 +219,11 @@ def _save_results(
         thresholds=curves.confidence,
         backend=method,
     )
-    # As FiftyOne's save_run_results does, whose way to JSON takes longer than the whole matching.
-    run = method._get_run_doc(samples, eval_key)
-    run.results.put(orjson.dumps(results.serialize()), content_type="application/json")
-    run.results_meta = dict(results.get_meta() or {})
-    run.save()
-    method.add_fields_to_sidebar_group(
-        samples, eval_key, omit_fields=(method.config.pred_field, method.config.gt_field)
-    )
 
 
 def remove_evaluation(dataset: Any, eval_key: str, run: str) -> None:
     """Delete the evaluation of a run with its marks; one of another run, or of somebody else, stays."""
+    references.adopt(dataset, "evaluations", eval_key)
     if dataset.has_evaluation(eval_key) and _maker(dataset, eval_key) == run:
         dataset.delete_evaluation(eval_key)
 

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import orjson
 
-from valflow import database
+from valflow import database, masks
 from valflow.errors import ExportError
 from valflow.exporting.formats import Format
 from valflow.exporting.media import COPY, NONE, SYMLINK, unique_names
 from valflow.exporting.selecting import Selection
-from valflow.label_types import DETECTIONS, WORKFLOW_TAGS, LabelDict
+from valflow.label_types import WORKFLOW_TAGS, LabelDict, LabelType
 
 _WRITE_BATCH = 1_000
 _SHOWN = 3
@@ -75,7 +75,7 @@ def check(
         return
     if sum(map(len, written)) != selection.label_count:
         raise _difference(f"labels: expected {selection.label_count}, found {sum(map(len, written))}")
-    found, classes = _read(selection.label_field, folder, form, media)
+    found, classes = _read(selection, folder, form, media)
     if form.knows_classes and classes != selection.classes:
         raise _difference(f"classes: expected {', '.join(selection.classes)}, found {', '.join(classes)}")
     if media == NONE:
@@ -86,7 +86,7 @@ def check(
     if set(found) != set(names):
         raise _difference(f"samples: {_keys_that_differ(set(names), set(found))}")
     for image, labels, size in zip(names, written, selection.sizes, strict=True):
-        _compare(image, found[image], labels, size, form)
+        _compare(image, found[image], labels, size, form, selection.label_type)
 
 
 def _check_xml(selection: Selection, labels: list[list[LabelDict]], form: Format) -> None:
@@ -122,11 +122,12 @@ def _name_after(dataset: str, metadata: Path) -> None:
 
 
 def _read(
-    label_field: str, folder: Path, form: Format, media: str
+    selection: Selection, folder: Path, form: Format, media: str
 ) -> tuple[dict[str, list[LabelDict]], list[str]]:
     """The labels by image path, and the class list, as FiftyOne's importer understands them."""
     import fiftyone as fo
 
+    label_field, label_type = selection.label_field, selection.label_type
     arguments = form.import_arguments(label_field)
     if form.name == "coco" and media == NONE:
         arguments["data_path"] = str(folder)  # insists on a folder, though it needs none
@@ -142,7 +143,7 @@ def _read(
         except Exception as error:  # FiftyOne's importers raise whatever their libraries do
             raise ExportError(f"the export in {form.name!r} cannot be read back: {error}") from error
         documents = database.samples_of(dataset).find({}, {"filepath": 1, label_field: 1})
-        found = {d["filepath"]: (d.get(label_field) or {}).get(DETECTIONS.list_name) or [] for d in documents}
+        found = {d["filepath"]: label_type.labels_of(d, label_field) for d in documents}
         return found, list(dataset.default_classes or dataset.classes.get(label_field) or [])
 
 
@@ -177,7 +178,9 @@ def _fill(dataset: Any, selection: Selection, labels: list[list[LabelDict]]) -> 
     label_field = selection.label_field
     dataset.media_type = "image"
     dataset.add_sample_field("metadata", fo.EmbeddedDocumentField, embedded_doc_type=fo.ImageMetadata)
-    dataset.add_sample_field(label_field, fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
+    dataset.add_sample_field(
+        label_field, fo.EmbeddedDocumentField, embedded_doc_type=selection.label_type.fiftyone_class()
+    )
     dataset.info = dict(selection.dataset.info)
     dataset.classes = {label_field: selection.classes}
     dataset.save()
@@ -186,7 +189,7 @@ def _fill(dataset: Any, selection: Selection, labels: list[list[LabelDict]]) -> 
         | {
             "_dataset_id": dataset._doc.id,
             "tags": [tag for tag in document.get("tags") or [] if tag not in WORKFLOW_TAGS],
-            label_field: DETECTIONS.empty_field([selection.cleaned(label) for label in found]),
+            label_field: selection.label_type.field_value([selection.cleaned(label) for label in found]),
         }
         for document, found in zip(selection.documents, labels, strict=True)
     ]
@@ -197,14 +200,23 @@ def _fill(dataset: Any, selection: Selection, labels: list[list[LabelDict]]) -> 
 
 
 def _compare(
-    image: str, found: list[LabelDict], wanted: list[LabelDict], size: tuple[int, int], form: Format
+    image: str,
+    found: list[LabelDict],
+    wanted: list[LabelDict],
+    size: tuple[int, int],
+    form: Format,
+    label_type: LabelType,
 ) -> None:
     if [label["label"] for label in found] != [label["label"] for label in wanted]:
         raise _difference(
             f"labels of {image}: expected {_listed(wanted)}, found {_listed(found)}",
         )
-    if not wanted:
+    if not wanted or not label_type.has_boxes:
         return
+    if label_type.needs_masks:
+        differing = [i for i, pair in enumerate(zip(found, wanted, strict=True)) if not _same_masks(*pair)]
+        if differing:
+            raise _difference(f"masks: label {differing[0]} of {image} has another one")
     moved = np.abs(_edges(found) - _edges(wanted))
     allowed = form.relative + form.pixels / np.array([*size, *size], dtype=np.float64)
     if (moved > allowed).any():
@@ -213,6 +225,13 @@ def _compare(
             f"boxes: label {worst} ({wanted[worst]['label']!r}) of {image} is at {found[worst]['bounding_box']}, "
             f"expected {wanted[worst]['bounding_box']}"
         )
+
+
+def _same_masks(found: LabelDict, wanted: LabelDict) -> bool:
+    first, second = masks.read_mask(found), masks.read_mask(wanted)
+    return (first is None and second is None) or (
+        first is not None and second is not None and np.array_equal(first, second)
+    )
 
 
 def _edges(labels: list[LabelDict]) -> np.ndarray:

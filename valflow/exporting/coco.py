@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import orjson
 
-from valflow import database
+from valflow import database, masks
 from valflow.errors import ExportError
 from valflow.exporting.media import NONE, place_media, unique_names
 from valflow.exporting.selecting import Selection
-from valflow.label_types import DETECTIONS, LabelDict
+from valflow.label_types import LabelDict
 
 LABELS_FILE, MEDIA_FOLDER = "labels.json", "data"
 
@@ -37,17 +37,21 @@ class Written:
         image: position of each label's image.
         category: position of each label's class in the class list.
         boxes: relative ``x, y, w, h`` of each label, one after the other.
+        masks: run lengths of each label's mask; empty where there are only boxes.
     """
 
     image: array[int] = field(default_factory=lambda: array("q"))
     category: array[int] = field(default_factory=lambda: array("q"))
     boxes: array[float] = field(default_factory=lambda: array("d"))
+    masks: list[str] = field(default_factory=list)
 
 
 def can_write(selection: Selection) -> bool:
-    """Whether there are only boxes; instance masks become polygons, which FiftyOne's exporter makes."""
+    """Whether there are only boxes, or only instances; masks beside boxes are left to FiftyOne's exporter."""
+    if selection.label_type.needs_masks:
+        return True
     has_mask = {"$or": [{"mask": {"$ne": None}}, {"mask_path": {"$ne": None}}]}
-    query = {DETECTIONS.list_path(selection.label_field): {"$elemMatch": has_mask}}
+    query = {selection.label_type.list_path(selection.label_field): {"$elemMatch": has_mask}}
     return database.samples_of(selection.dataset).find_one(query, {"_id": 1}) is None
 
 
@@ -128,6 +132,8 @@ def check(selection: Selection, written: Written, folder: Path, media: str) -> N
     wanted = np.array(written.boxes).reshape(-1, 4) * np.hstack([scale, scale])
     if not np.allclose(found, wanted, rtol=0, atol=1e-6):
         raise ExportError("the export differs from the dataset when it is read back: boxes are not the same")
+    found_masks = [a["segmentation"]["counts"] for a in annotations if "segmentation" in a]
+    _must_equal("masks", found_masks, written.masks)
 
 
 def file_names(selection: Selection, media: str) -> list[str]:
@@ -159,6 +165,9 @@ def _annotations(selection: Selection, written: Written) -> Iterator[list[dict[s
                 "area": box[2] * box[3],
                 "iscrowd": 0,
             }
+            if selection.label_type.needs_masks:
+                entry["segmentation"] = masks.as_rle(label, width, height)
+                written.masks.append(entry["segmentation"]["counts"])
             confidence = label.get("confidence")
             if confidence is not None:
                 entry["score"] = confidence

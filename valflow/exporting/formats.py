@@ -1,4 +1,4 @@
-"""The export formats by name. All of them are FiftyOne's own; importing this does not import FiftyOne."""
+"""The export formats by name. Most of them are FiftyOne's own; importing this does not import FiftyOne."""
 
 from __future__ import annotations
 
@@ -7,15 +7,24 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from valflow.errors import ExportError
+from valflow.label_types import (
+    BY_NAME,
+    CLASSIFICATION,
+    CLASSIFICATIONS,
+    DETECTIONS,
+    INSTANCES,
+    LabelType,
+)
 
 
 @dataclass(frozen=True)
 class Format:
-    """One of FiftyOne's dataset types that keeps boxes and can be read back.
+    """A way of writing labels that keeps all that is final about them, and can be read back.
 
     Attributes:
         name: what configurations call it.
-        type_name: its class in ``fiftyone.types``.
+        type_name: its class in ``fiftyone.types``; None for plain files, which are written without FiftyOne.
+        holds: names of the label types that it keeps whole.
         pixels: how far a box's edge may move because the format rounds to (parts of) pixels.
         relative: the same for formats that round relative coordinates, in [0, 1].
         knows_classes: whether its files hold the class list.
@@ -28,7 +37,8 @@ class Format:
     """
 
     name: str
-    type_name: str
+    type_name: str | None
+    holds: tuple[str, ...] = (DETECTIONS.name,)
     pixels: float = 0.0
     relative: float = 1e-9
     knows_classes: bool = False
@@ -43,6 +53,7 @@ class Format:
         """FiftyOne's class."""
         import fiftyone as fo
 
+        assert self.type_name is not None, f"{self.name} is none of FiftyOne's formats"
         return getattr(fo.types, self.type_name)
 
     def import_arguments(self, label_field: str) -> dict[str, Any]:
@@ -56,6 +67,7 @@ _ALL = (
     Format(
         "coco",
         "COCODetectionDataset",
+        holds=(DETECTIONS.name, INSTANCES.name),
         knows_classes=True,
         one_name_per_stem=False,
         needs_media=False,
@@ -69,10 +81,48 @@ _ALL = (
         "cvat", "CVATImageDataset", pixels=0.51, one_name_per_stem=False, has_kinds=True, cannot_hold='<>&"\n'
     ),
     Format("bdd", "BDDDataset", pixels=0.051, one_name_per_stem=False, has_kinds=True),
-    Format("fiftyone", "FiftyOneDataset", knows_classes=True, one_name_per_stem=False, needs_media=False),
+    Format(
+        "fiftyone",
+        "FiftyOneDataset",
+        holds=tuple(BY_NAME),
+        knows_classes=True,
+        one_name_per_stem=False,
+        needs_media=False,
+    ),
     Format("fiftyone_detections", "FiftyOneImageDetectionDataset", knows_classes=True),
+    Format(
+        "fiftyone_classifications",
+        "FiftyOneImageClassificationDataset",
+        holds=(CLASSIFICATION.name, CLASSIFICATIONS.name),
+        knows_classes=True,
+    ),
+    Format("classification_tree", None, holds=(CLASSIFICATION.name,)),
+    Format(
+        "csv",
+        None,
+        holds=(DETECTIONS.name, CLASSIFICATION.name, CLASSIFICATIONS.name),
+        one_name_per_stem=False,
+        needs_media=False,
+    ),
 )
 FORMATS = {f.name: f for f in _ALL}
+
+
+def refusal(form: Format, label_type: LabelType) -> str | None:
+    """Why a format cannot take labels of a type, or None."""
+    if label_type.name in form.holds:
+        return None
+    lost = (
+        "the masks would be lost"
+        if label_type.needs_masks
+        else "it holds boxes, and these labels have none"
+        if not label_type.has_boxes and DETECTIONS.name in form.holds
+        else "it holds one class for an image"
+        if not label_type.has_boxes
+        else "it holds classes of whole images, and the boxes would be lost"
+    )
+    others = [f.name for f in _ALL if label_type.name in f.holds]
+    return f"{form.name!r} cannot hold labels of the type {label_type.name!r}: {lost}; choose {', '.join(others)}"
 
 
 def format_named(name: str) -> Format:

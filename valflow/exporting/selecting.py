@@ -12,7 +12,7 @@ from bson import ObjectId
 
 from valflow import database
 from valflow.errors import ExportError
-from valflow.label_types import DETECTIONS, WORKFLOW_ATTRIBUTES, WORKFLOW_TAGS, LabelDict
+from valflow.label_types import WORKFLOW_ATTRIBUTES, WORKFLOW_TAGS, LabelDict, LabelType
 
 _READ_BATCH = 10_000
 # Samples that are decoded at a time; MongoDB's own batches of 16 MB become ten times that as objects.
@@ -27,7 +27,8 @@ class Selection:
 
     Attributes:
         dataset: a FiftyOne dataset of images.
-        label_field: its field of Detections.
+        label_field: its label field.
+        label_type: what that field holds.
         run_key: only labels of this run; None takes all.
         documents: raw sample documents (``filepath``, ``metadata``, ``tags``, ...) without labels.
         sizes: width and height of each image in pixels.
@@ -38,6 +39,7 @@ class Selection:
 
     dataset: Any
     label_field: str
+    label_type: LabelType
     run_key: str | None
     documents: list[dict[str, Any]]
     sizes: list[tuple[int, int]]
@@ -53,13 +55,13 @@ class Selection:
     def labels(self) -> Iterator[tuple[int, list[LabelDict]]]:
         """The labels of each image as they are stored, with the image's position."""
         places = {document["_id"]: place for place, document in enumerate(self.documents)}
-        path, collection = DETECTIONS.list_path(self.label_field), database.samples_of(self.dataset)
+        path, collection = self.label_type.path(self.label_field), database.samples_of(self.dataset)
         ids = list(places)
         for start in range(0, len(ids), _READ_BATCH):
             # By id, because samples may come and go meanwhile.
             cursor = collection.find({"_id": {"$in": ids[start : start + _READ_BATCH]}}, {path: 1})
             for document in cursor.batch_size(_CURSOR_BATCH):
-                found = (document.get(self.label_field) or {}).get(DETECTIONS.list_name) or []
+                found = self.label_type.labels_of(document, self.label_field)
                 if self.run_key is not None:
                     found = [label for label in found if label.get("run") == self.run_key]
                 yield places[document["_id"]], found
@@ -74,6 +76,7 @@ class Selection:
 def select(
     dataset: Any,
     label_field: str,
+    label_type: LabelType,
     *,
     run_key: str | None,
     sample_ids: Sequence[Any] | None,
@@ -84,7 +87,8 @@ def select(
 
     Args:
         dataset: a FiftyOne dataset of images.
-        label_field: field of Detections.
+        label_field: its label field.
+        label_type: what that field holds.
         run_key: only labels of this run, on the samples that have any; None takes every label, on every
             sample whose field is set.
         sample_ids: only these samples; None restricts nothing.
@@ -97,10 +101,10 @@ def select(
     Raises:
         ExportError: the field is not there, a label's class is not in the list, or files cannot be read.
     """
-    _check_field(dataset, label_field)
+    _check_field(dataset, label_field, label_type)
     query: dict[str, Any] = {label_field: {"$ne": None}}
     if run_key is not None:
-        query = {f"{DETECTIONS.list_path(label_field)}.run": run_key}
+        query = {f"{label_type.path(label_field)}.run": run_key}
     queries = [query]
     if sample_ids is not None:
         ids = [ObjectId(str(i)) for i in sample_ids]
@@ -111,34 +115,42 @@ def select(
     occurring: Counter[str | None] = Counter()
     for part in queries:
         documents += collection.find(part, dict.fromkeys(_SAMPLE_FIELDS, 1))
-        occurring.update(_count_classes(collection, part, label_field, run_key))
+        occurring.update(_count_classes(collection, part, label_field, label_type, run_key))
     pinned = list(classes) if classes is not None else sorted(c for c in occurring if c is not None)
     _check_classes(occurring, pinned, label_field)
     if with_media:
         _check_media([document["filepath"] for document in documents])
     sizes = _sizes(documents)
     return Selection(
-        dataset, label_field, run_key, documents, sizes, occurring.total(), _hidden(dataset), pinned
+        dataset,
+        label_field,
+        label_type,
+        run_key,
+        documents,
+        sizes,
+        occurring.total(),
+        _hidden(dataset),
+        pinned,
     )
 
 
-def _check_field(dataset: Any, label_field: str) -> None:
+def _check_field(dataset: Any, label_field: str, label_type: LabelType) -> None:
     dataset.reload()
-    wanted = DETECTIONS.fiftyone_class()
+    wanted = label_type.fiftyone_class()
     schema = dataset.get_field_schema()
     if getattr(schema.get(label_field), "document_type", None) is not wanted:
         there = [n for n, f in schema.items() if getattr(f, "document_type", None) is wanted]
         what = "a field of another type" if label_field in schema else "no such field"
         raise ExportError(
-            f"expected {DETECTIONS.field_class} in field {label_field!r} of {dataset.name!r}, found {what}; "
+            f"expected {label_type.field_class} in field {label_field!r} of {dataset.name!r}, found {what}; "
             f"its fields of that type: {', '.join(there) or 'none'}"
         )
 
 
 def _count_classes(
-    collection: Any, query: dict[str, Any], label_field: str, run_key: str | None
+    collection: Any, query: dict[str, Any], label_field: str, label_type: LabelType, run_key: str | None
 ) -> Counter[str | None]:
-    path = DETECTIONS.list_path(label_field)
+    path = label_type.path(label_field)
     of_run = [] if run_key is None else [{"$match": {f"{path}.run": run_key}}]
     groups = collection.aggregate(
         [

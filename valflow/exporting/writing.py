@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from valflow import collector
+from valflow.choosing_types import type_of_field
 from valflow.errors import ExportError
-from valflow.exporting import by_fiftyone, coco
+from valflow.exporting import by_fiftyone, coco, plain
 from valflow.exporting.folders import check_replaceable, replaced
-from valflow.exporting.formats import Format, format_named
+from valflow.exporting.formats import Format, format_named, refusal
 from valflow.exporting.media import COPY, MEDIA, NONE
 from valflow.exporting.selecting import Selection, select
+from valflow.label_types import DETECTIONS, LabelType
 from valflow.places import inside
 
 RUN_SCOPE, FIELD_SCOPE = "run", "field"
@@ -31,6 +33,7 @@ def export_labels(
     classes: Sequence[str] | None = None,
     overwrite_own: bool = True,
     media: str = COPY,
+    label_type: LabelType | None = None,
 ) -> dict[str, Any]:
     """Export labels to ``<directory>/<run_key>/<format>``, read the files back and compare.
 
@@ -39,7 +42,7 @@ def export_labels(
 
     Args:
         dataset: a FiftyOne dataset of images.
-        label_field: field with the finalized Detections.
+        label_field: field with the finalized labels.
         format: one of ``valflow.exporting.FORMATS``.
         directory: folder of all exports.
         run_key: the labeling run.
@@ -49,6 +52,7 @@ def export_labels(
         classes: the class list, in this order; None takes the classes that occur, sorted.
         overwrite_own: whether an earlier export of the same run may be replaced.
         media: ``copy`` or ``symlink`` the images, or ``none``: labels alone.
+        label_type: what the field holds; None looks.
 
     Returns:
         The entry of the run record: ``format, dir, scope, samples, labels, classes, media, files, verified``.
@@ -59,7 +63,8 @@ def export_labels(
         OutsideFolder: a link, or the run's key, leads out of the directory.
     """
     form = format_named(format)
-    _check_arguments(form, scope, media)
+    label_type = label_type or type_of_field(dataset, label_field) or DETECTIONS
+    _check_arguments(form, scope, media, label_type)
     name = form.name if scope == RUN_SCOPE else f"{form.name}_field"
     # Whether the last folder may be replaced is looked at by itself.
     folder = inside(Path(directory).expanduser().absolute(), run_key) / name
@@ -67,6 +72,7 @@ def export_labels(
     selection = select(
         dataset,
         label_field,
+        label_type,
         run_key=run_key if scope == RUN_SCOPE else None,
         sample_ids=sample_ids,
         classes=classes,
@@ -88,11 +94,14 @@ def export_labels(
     return entry | {"verified": True}
 
 
-def _check_arguments(form: Format, scope: str, media: str) -> None:
+def _check_arguments(form: Format, scope: str, media: str, label_type: LabelType) -> None:
     if scope not in SCOPES:
         raise ExportError(f"expected a scope among {', '.join(SCOPES)}, found {scope!r}")
     if media not in MEDIA:
         raise ExportError(f"expected media among {', '.join(MEDIA)}, found {media!r}")
+    refused = refusal(form, label_type)
+    if refused:
+        raise ExportError(refused)
     if media == NONE and form.needs_media:
         raise ExportError(
             f"expected media copy or symlink for {form.name!r}, found 'none': it cannot be read without images"
@@ -104,6 +113,10 @@ def _write_and_check(selection: Selection, partial: Path, final: Path, form: For
         with collector.paused():
             written = coco.write(selection, partial, media)
             coco.check(selection, written, partial, media)
+        return
+    if form.type_name is None:
+        plain.write(selection, partial, form, media)
+        plain.check(selection, partial, form, media)
         return
     labels = by_fiftyone.write(selection, partial, form, media)
     by_fiftyone.check(selection, labels, partial, form, media)

@@ -9,6 +9,7 @@ from typing import Any
 from bson import ObjectId
 
 from valflow import class_names, collector, database
+from valflow.choosing_types import type_of_field
 from valflow.config import FieldModelConfig
 from valflow.label_types import DETECTIONS
 
@@ -31,7 +32,10 @@ class FieldSource:
 
     def classes(self, dataset: Any) -> list[str]:
         """Classes that the field holds."""
-        return class_names.names_in(dataset, f"{DETECTIONS.list_path(self.field)}.label")
+        label_type = type_of_field(dataset, self.field)
+        if label_type is None:
+            return []
+        return class_names.names_in(dataset, f"{label_type.path(self.field)}.label")
 
     def label_class(self, dataset: Any) -> str | None:
         """The class of the field."""
@@ -41,9 +45,10 @@ class FieldSource:
     @collector.paused()
     def fetch(self, dataset: Any, sample_ids: Sequence[ObjectId]) -> list[Any]:
         """The raw labels of each sample."""
-        path = DETECTIONS.list_path(self.field)
+        label_type = type_of_field(dataset, self.field) or DETECTIONS
+        path = label_type.path(self.field)
         cursor = database.samples_of(dataset).find({"_id": {"$in": list(sample_ids)}}, {path: 1})
-        found = {d["_id"]: (d.get(self.field) or {}).get(DETECTIONS.list_name) or [] for d in cursor}
+        found = {d["_id"]: label_type.labels_of(d, self.field) for d in cursor}
         return [found.get(i, LookupError("the sample was deleted")) for i in sample_ids]
 
     def predict(self, inputs: Sequence[Any]) -> list[Any]:

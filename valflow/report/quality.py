@@ -103,22 +103,47 @@ def evaluation_section(record: Record) -> Section | None:
     facts = Facts(
         [
             ("ground truth", Code(str(metrics.get("ground_truth", formats.NOTHING)))),
-            ("a match is", f"same class, IoU {formats.threshold(metrics.get('iou'))} or more"),
+            ("a match is", _match_rule(metrics)),
             ("images of this run", _images(run)),
-            ("true objects on them", formats.count(run.get("ground_truth_labels"))),
+            ("true labels on them", formats.count(run.get("ground_truth_labels"))),
+            *(
+                [("images with exactly the true labels", formats.percent(run["accuracy"]))]
+                if "accuracy" in run
+                else []
+            ),
             *([("annotated images of the dataset", _images(whole))] if whole else []),
-            ("stored as", Code(str(metrics.get("eval_key", formats.NOTHING)))),
+            *([("stored as", Code(str(metrics["eval_key"])))] if metrics.get("eval_key") else []),
         ]
     )
-    how = Paragraph(
-        [
-            "In FiftyOne: ",
-            Code(f'dataset.load_evaluation_results("{metrics.get("eval_key")}").print_report()'),
-        ]
-    )
-    blocks += [Columns([chart], [facts, how])] if chart else [facts, how]
+    beside: list[Block] = [facts, *_in_fiftyone(metrics)]
+    blocks += [Columns([chart], beside)] if chart else beside
     blocks += _per_class(run.get("per_class") or [])
+    blocks += _confusion(run.get("confusion") or [])
     return Section("evaluation", "Evaluation against ground truth", blocks)
+
+
+def _match_rule(metrics: Mapping[str, Any]) -> str:
+    iou = metrics.get("iou")
+    return "same class" if iou is None else f"same class, IoU {formats.threshold(iou)} or more"
+
+
+def _in_fiftyone(metrics: Mapping[str, Any]) -> list[Block]:
+    key = metrics.get("eval_key")
+    if not key:
+        return []
+    return [Paragraph(["In FiftyOne: ", Code(f'dataset.load_evaluation_results("{key}").print_report()')])]
+
+
+def _confusion(rows: Sequence[Mapping[str, Any]]) -> list[Block]:
+    """Which class was taken for which, the most frequent first; what is right is left out."""
+    wrong = [r for r in rows if r.get("true") != r.get("predicted")]
+    if not wrong:
+        return []
+    columns = [Column("truly"), Column("labelled as"), Column("images", "number")]
+    cells: list[list[Cell]] = [
+        [str(r.get("true")), str(r.get("predicted")), formats.count(r.get("images"))] for r in wrong
+    ]
+    return [Heading("What was taken for what"), Table(columns, cells, 20)]
 
 
 def error_tiles(record: Record) -> list[Tile]:

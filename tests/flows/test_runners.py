@@ -1,0 +1,111 @@
+"""Shards on threads, processes and a Dask cluster: the same labels, also where a worker dies in the middle."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.label_dataset import label_dataset
+from tests.pets import make_pets
+from valflow import database, ledger, preflight
+from valflow.config import LabelingConfig, config_from_mapping
+from valflow.errors import ConfigError
+
+Configure = Callable[..., LabelingConfig]
+HAS_DASK = importlib.util.find_spec("prefect_dask") is not None
+needs_dask = pytest.mark.skipif(not HAS_DASK, reason="the extra dask is not installed")
+pytestmark = [
+    pytest.mark.slow,
+    # Dask's own, when a cluster of processes is taken down.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::RuntimeWarning", "ignore::UserWarning"),
+]
+
+
+@pytest.fixture
+def pets(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
+    import fiftyone as fo
+
+    dataset = make_pets(f"runner-{request.node.name}"[:90], tmp_path, 12)
+    yield dataset
+    fo.delete_dataset(dataset.name)
+
+
+@pytest.fixture
+def configure(pets: Any, tmp_path: Path) -> Configure:
+    def build(field: str, **changes: Any) -> LabelingConfig:
+        values = {
+            "dataset": pets.name,
+            "label_field": field,
+            "run_key": f"{field}_run_of_{pets.name.replace('-', '_').replace('[', '_').replace(']', '')}",
+            "model": {"kind": "field", "field": "predictions"},
+            "shard_size": 3,
+            "batch_size": 3,
+            "output_dir": str(tmp_path / "runs"),
+        }
+        return config_from_mapping({**values, **changes})
+
+    return build
+
+
+def labels_of(config: LabelingConfig) -> list[Any]:
+    """What a run predicts, in the order of the samples; ids come from the run's key and are not compared."""
+    outcome: Any = label_dataset(config, return_state=True).result()  # type: ignore[union-attr]
+    assert outcome["outcome"] == "awaiting_review"
+    found = database.ledger().find({"run": config.run_key}).sort("sample_id", 1)
+    return [
+        (d["sample_id"], [(p["label"], p["confidence"], p["bounding_box"]) for p in d["predicted"]])
+        for d in found
+    ]
+
+
+@pytest.mark.parametrize(
+    "runner",
+    [
+        pytest.param({"kind": "thread", "workers": 3}, id="threads"),
+        pytest.param({"kind": "process", "workers": 2}, id="processes"),
+        pytest.param({"kind": "dask", "workers": 2}, id="dask", marks=needs_dask),
+    ],
+)
+def test_every_runner_finds_the_same(configure: Configure, runner: dict[str, Any]) -> None:
+    one_by_one = labels_of(configure("one_by_one"))
+    assert len(one_by_one) == 12
+    assert labels_of(configure("several", runner=runner)) == one_by_one
+
+
+@needs_dask
+def test_a_shard_whose_worker_is_killed_is_taken_up_again(configure: Configure, tmp_path: Path) -> None:
+    mark = tmp_path / "died"
+    model = {"kind": "python", "path": "tests.models:DiesOnce", "kwargs": {"mark": str(mark), "on": 40}}
+    found = labels_of(configure("killed", model=model, runner={"kind": "dask", "workers": 2}))
+    assert int(mark.read_text()) != os.getpid()
+    undisturbed = labels_of(configure("undisturbed", model={"kind": "python", "path": "tests.models:Corner"}))
+    assert found == undisturbed
+    [run] = {d["run"] for d in database.ledger().find({"run": {"$regex": "^killed_run"}})}
+    assert ledger.total(run) == 12
+    assert len(database.ledger().distinct("labels._id", {"run": run})) == 12
+
+
+@needs_dask
+def test_a_cluster_by_its_address(configure: Configure) -> None:
+    from distributed import LocalCluster
+
+    one_by_one = labels_of(configure("one_by_one"))
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
+        runner = {"kind": "dask", "address": cluster.scheduler_address}
+        assert labels_of(configure("there", runner=runner)) == one_by_one
+
+
+def test_an_address_without_a_cluster(configure: Configure) -> None:
+    with pytest.raises(ConfigError, match="say kind: dask"):
+        configure("pets", runner={"kind": "process", "address": "tcp://127.0.0.1:1"})
+
+
+def test_dask_that_is_not_installed(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install 'valflow\[dask\]'"):
+        preflight.check(configure("pets", runner={"kind": "dask"}))
