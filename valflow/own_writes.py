@@ -71,10 +71,14 @@ class Stamp:
         update: Mapping[str, Mapping[str, Any]],
         filters: list[Mapping[str, Any]] | None,
         worked_on: Sequence[ObjectId],
+        *,
+        is_mended: bool = True,
     ) -> list[UpdateMany]:
         """The same update for samples that carry the stamp afterwards, and for those of ``worked_on``, which do not.
 
-        A sample that somebody changes just now gets neither: what it lacks is found as they are looked at.
+        A sample that somebody, or another process of ours, changes just now gets neither. Where what it lacks is not
+        mended as people's changes are looked at, it gets the update in a third step, and stays among those to be
+        looked at.
         """
         made = []
         if self.others is not None:
@@ -83,6 +87,10 @@ class Stamp:
         if worked_on:
             chosen = {"$and": [dict(query), {"_id": {"$in": list(worked_on)}}]}
             made.append(UpdateMany(chosen, _timed(update, self.time + _TICK), array_filters=filters))
+        if self.others is not None and not is_mended:
+            left_out = {"_id": {"$nin": list(worked_on)}, "last_modified_at": {"$ne": self.time}}
+            late = {"$and": [dict(query), left_out]}
+            made.append(UpdateMany(late, _timed(update, self.time + _TICK), array_filters=filters))
         return made
 
 

@@ -204,7 +204,9 @@ def _change_samples(operator: str, name: str, ids: Sequence[ObjectId], stamp: St
     """Change the tags of whole samples."""
     change = {operator: {"tags": name}}
     samples.bulk_write(
-        stamp.updates({"_id": {"$in": list(ids)}}, change, None, stamp.worked_on(samples, ids))
+        stamp.updates(
+            {"_id": {"$in": list(ids)}}, change, None, stamp.worked_on(samples, ids), is_mended=False
+        )
     )
 
 
@@ -287,13 +289,18 @@ def _changes(
     both = {**on_labels, "tags": name}
     alone = [i for i in ids if i not in set(on_sample)] if len(on_sample) < len(ids) else []
     return [
-        *stamp.updates({"_id": {"$in": on_sample}, **there}, {operator: both}, filters, worked_on),
-        *stamp.updates({"_id": {"$in": alone}, **there}, {operator: on_labels}, filters, worked_on),
+        *stamp.updates(
+            {"_id": {"$in": on_sample}, **there}, {operator: both}, filters, worked_on, is_mended=False
+        ),
+        *stamp.updates(
+            {"_id": {"$in": alone}, **there}, {operator: on_labels}, filters, worked_on, is_mended=False
+        ),
         # A sample whose review field is gone cannot take label tags; its own tag still says it.
         *stamp.updates(
             {"_id": {"$in": on_sample}, f"{path}.0": {"$exists": False}},
             {operator: {"tags": name}},
             None,
             worked_on,
+            is_mended=False,
         ),
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import socket
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from tests.builders import (
     make_dataset,
     make_run,
 )
-from valflow import actions, audits, checklist, database, decisions, ledger, problem_tags, runs
+from valflow import actions, app_edits, audits, checklist, database, decisions, ledger, problem_tags, runs
 from valflow.errors import IllegalTransition, SelectionError
+from valflow.own_writes import Stamp
 from valflow.selections import Selection
 
 EVERYTHING = Selection(all=True)
@@ -433,6 +435,31 @@ class TestTag:
         actions.undo(run, "ann")
         dataset.reload()
         assert len(dataset.match_tags("odd")) == 0
+
+    def test_a_sample_that_somebody_saves_in_that_very_moment_is_not_left_out(
+        self, run: str, dataset: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        long_ago = {"last_modified_at": database.now() - timedelta(hours=1)}
+        database.samples_of(dataset).update_many({}, {"$set": long_ago})
+        app_edits.read_edits(run)
+        worked_on = Stamp.worked_on
+
+        def saved_meanwhile(*arguments: Any) -> Any:
+            found = worked_on(*arguments)
+            database.samples_of(dataset).update_many({}, {"$set": {"last_modified_at": database.now()}})
+            return found
+
+        monkeypatch.setattr(Stamp, "worked_on", saved_meanwhile)
+        actions.tag(run, "odd", EVERYTHING, "ann")
+        dataset.reload()
+        assert dataset.count_sample_tags() == {"odd": 3}
+        assert dataset.count_label_tags("auto_in_review")["odd"] == 12
+        changed = database.samples_of(dataset).find({"tags": "odd"})
+        assert not {d["last_modified_at"] for d in changed} & set(runs.load(run)["own_writes"])
+        database.samples_of(dataset).update_many({}, {"$set": long_ago})
+        actions.undo(run, "ann")
+        dataset.reload()
+        assert dataset.count_sample_tags() == {}
 
     def test_a_sample_whose_review_field_is_gone_is_still_tagged(self, run: str, dataset: Any) -> None:
         sample = dataset.first()

@@ -47,7 +47,9 @@ _compared = itertools.count()  # states that were compared, those at the beginni
 
 @pytest.fixture(autouse=True, scope="module")
 def dataset() -> Iterator[Any]:
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        # A beat would be one write more, whenever the machine is slow.
+        patch.setattr(runs, "HEARTBEAT_SECONDS", 3600.0)
         made = make_dataset(Path(folder), predictions=PREDICTED)
         _datasets.append(made)
         yield made
@@ -97,10 +99,13 @@ class Histories(RuleBasedStateMachine):
         database.targets().delete_many({})
         database.samples_of(self.dataset).update_many({}, {"$set": {"tags": []}})
         self.tagged_before: dict[str, set[str]] = {}
+        self.runs_begun = 0
         self._start({})
 
     def _start(self, final: dict[str, Final]) -> None:
-        key = make_run(self.dataset, target={"only": "all"})
+        # Label ids follow from the key, and draws from them: a history that is played again must go the same way.
+        self.runs_begun += 1
+        key = make_run(self.dataset, target={"only": "all"}, run_key=f"history_{self.runs_begun}")
         self.model = model_of(key, final)
         for label in self.model.labels.values():
             assert label.state == ("approved" if (label.confidence or 0) >= 0.7 else "undecided")

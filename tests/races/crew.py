@@ -79,7 +79,7 @@ class Crew:
     def dismiss(self) -> None:
         """End all of them."""
         for pipe in self._pipes:
-            pipe.close()
+            pipe.send(None)
         for member in self._members:
             member.join(10)
             if member.is_alive():
@@ -91,10 +91,10 @@ def _work(number: int, pipe: Connection, barrier: Any, acts: dict[str, Act]) -> 
 
     process = runs._this_process()
     while True:
-        try:
-            name, arguments = pipe.recv()
-        except EOFError:
+        part = pipe.recv()
+        if part is None:
             os._exit(0)
+        name, arguments = part
         barrier.wait(PATIENCE)
         try:
             told = Told(number, process, acts[name](arguments, number))
