@@ -7,12 +7,12 @@ import gc
 import json
 import os
 import random
-import shutil
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from tests.isolation import own_folder, settings
 
 if TYPE_CHECKING:
     from tests.chaos.driver import Trial
@@ -36,20 +36,13 @@ def main() -> int:
     )
     parser.add_argument("--json", type=Path, help="write the trials here")
     options = parser.parse_args()
-    memory = Path("/dev/shm")
-    folder = Path(tempfile.mkdtemp(prefix="valflow-chaos-", dir=memory if memory.is_dir() else None))
-    try:
+    with own_folder("valflow-chaos-") as folder:
         return _run(options, folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _run(options: argparse.Namespace, folder: Path) -> int:
     from valflow.mongod import Mongod
 
-    for name in list(os.environ):
-        if name.startswith(("FIFTYONE_", "PREFECT_", "VALFLOW_")):
-            del os.environ[name]
     with Mongod(folder / "db", cache_gb=0.5) as mongod:
         os.environ.update(mongod.environment)
         os.environ.update(settings(folder))
@@ -66,21 +59,6 @@ def _run(options: argparse.Namespace, folder: Path) -> int:
     if options.json:
         options.json.write_text(json.dumps([_as_json(t) for t in trials], indent=1))
     return int(any(t.problems for t in trials))
-
-
-def settings(folder: Path) -> dict[str, str]:
-    return {
-        "DO_NOT_TRACK": "1",
-        "FIFTYONE_CONFIG_PATH": str(folder / "fiftyone" / "config.json"),
-        "FIFTYONE_DATABASE_NAME": "chaos",
-        "FIFTYONE_DEFAULT_DATASET_DIR": str(folder / "fiftyone" / "datasets"),
-        "FIFTYONE_DO_NOT_TRACK": "true",
-        "FIFTYONE_SHOW_PROGRESS_BARS": "false",
-        "MPLBACKEND": "Agg",
-        "PREFECT_HOME": str(folder / "prefect"),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "VALFLOW_HOME": str(folder / "home"),
-    }
 
 
 def _trials(options: argparse.Namespace, folder: Path, uri: str) -> list[Trial]:

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 
-from tests.chaos.__main__ import settings
+from tests.isolation import own_folder, settings
 from valflow.leash import family_of
 from valflow.mongod import Mongod
 
@@ -38,17 +36,12 @@ _SAYS = (
 
 def main() -> int:
     """Run one of them; 0 where nothing was lost."""
-    for name in list(os.environ):
-        if name.startswith(("FIFTYONE_", "PREFECT_", "VALFLOW_")):
-            del os.environ[name]
-    folder = Path(tempfile.mkdtemp(prefix="valflow-outage-"))
-    try:
-        return OUTAGES[sys.argv[1]](folder)
-    except NoSmallDisk as reason:
-        print(f"skipped: {reason}")
-        return 0
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with own_folder("valflow-outage-", in_memory=False) as folder:
+        try:
+            return OUTAGES[sys.argv[1]](folder)
+        except NoSmallDisk as reason:
+            print(f"skipped: {reason}")
+            return 0
 
 
 class NoSmallDisk(Exception):

@@ -6,14 +6,14 @@ import argparse
 import json
 import os
 import random
-import shutil
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from tests.isolation import own_folder, settings
 
 if TYPE_CHECKING:
     from tests.chaos.components import RunningStack
@@ -32,17 +32,8 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--keep", action="store_true", help="leave the folder with all logs where it is")
     options = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="valflow-stack-kills-"))
-    for name in list(os.environ):
-        if name.startswith(("FIFTYONE_", "PREFECT_", "VALFLOW_")):
-            del os.environ[name]
-    try:
+    with own_folder("valflow-stack-kills-", in_memory=False, keep=options.keep) as folder:
         played, starts = run(folder, options)
-    finally:
-        if options.keep:
-            print(f"kept: {folder}")
-        else:
-            shutil.rmtree(folder, ignore_errors=True)
     for line in table(played):
         print(line)
     print(f"starts of `valflow up`: {starts}")
@@ -73,17 +64,10 @@ def environment_of(stack: RunningStack, folder: Path) -> dict[str, str]:
     """What a person's shell holds, before FiftyOne is imported in it."""
     from valflow.homes import read_record
 
-    return {
-        **read_record(stack.home).addresses,
-        "DO_NOT_TRACK": "1",
-        "FIFTYONE_CONFIG_PATH": str(folder / "fiftyone" / "config.json"),
-        "FIFTYONE_DATABASE_NAME": "chaos",
-        "FIFTYONE_DEFAULT_DATASET_DIR": str(folder / "fiftyone" / "datasets"),
-        "FIFTYONE_DO_NOT_TRACK": "true",
-        "FIFTYONE_SHOW_PROGRESS_BARS": "false",
-        "MPLBACKEND": "Agg",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    }
+    # Where Prefect and valflow live is the stack's affair.
+    own = ("PREFECT_HOME", "VALFLOW_HOME")
+    quiet = {name: value for name, value in settings(folder).items() if name not in own}
+    return {**read_record(stack.home).addresses, **quiet}
 
 
 def make_lab(stack: RunningStack, folder: Path, scenes: int) -> Any:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.pets import make_pets
+from tests.waiting import wait_until
 from valflow import actions, prefect_api, runs
 from valflow.cli import main as valflow
 from valflow.config import config_from_mapping
@@ -24,14 +24,6 @@ def pets(tmp_path: Path) -> Iterator[Any]:
     dataset = make_pets("reopened-pets", tmp_path, 3)
     yield dataset
     fo.delete_dataset(dataset.name)
-
-
-def wait_until(holds: Callable[[], Any], timeout: float = 240.0) -> Any:
-    deadline = time.monotonic() + timeout
-    while not (found := holds()):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    return found
 
 
 @pytest.mark.stack

@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import random
-import shutil
 import sys
-import tempfile
 import time
 import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
+
+from tests.isolation import own_folder, settings
 
 PROCESSES = 8
 
@@ -26,31 +26,16 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no round after so many")
     parser.add_argument("--keep-going", action="store_true", help="do not stop at the first that ends badly")
     options = parser.parse_args()
-    memory = Path("/dev/shm")
-    folder = Path(tempfile.mkdtemp(prefix="valflow-races-", dir=memory if memory.is_dir() else None))
-    try:
+    with own_folder("valflow-races-") as folder:
         return _run(options, folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _run(options: argparse.Namespace, folder: Path) -> int:
     from valflow.mongod import Mongod
 
-    for name in list(os.environ):
-        if name.startswith(("FIFTYONE_", "PREFECT_", "VALFLOW_")):
-            del os.environ[name]
     with Mongod(folder / "db", cache_gb=0.5) as mongod:
         os.environ.update(mongod.environment)
-        os.environ.update(
-            {
-                "FIFTYONE_CONFIG_PATH": str(folder / "fiftyone" / "config.json"),
-                "FIFTYONE_DEFAULT_DATASET_DIR": str(folder / "fiftyone" / "datasets"),
-                "FIFTYONE_DO_NOT_TRACK": "true",
-                "FIFTYONE_SHOW_PROGRESS_BARS": "false",
-                "VALFLOW_HOME": str(folder),
-            }
-        )
+        os.environ.update(settings(folder))
         warnings.simplefilter("ignore")
         import fiftyone.core.odm.database as connections
 
