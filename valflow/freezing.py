@@ -225,6 +225,37 @@ def _copy_decided_labels(
 
 def _frozen(record: runs.Record, token: str) -> ledger.Expression:
     """What is kept of one sample, from its ``labels`` with their ``ids``, ``predicted`` and ``staged`` labels."""
+    place = {"$indexOfArray": ["$ids", "$$d._id"]}
+    # Place -1, of a label that the ledger does not know, would mean the last one.
+    is_known = {"$in": ["$$d._id", "$ids"]}
+    entry = {"$arrayElemAt": ["$labels", place]}
+    is_approved = {"$eq": [{"$getField": {"field": "state", "input": entry}}, APPROVED]}
+    approved = {"$filter": {"input": "$staged", "as": "d", "cond": {"$and": [is_known, is_approved]}}}
+    # What else a person has changed would be lost with the review field.
+    left_open = {"$and": [is_known, {"$not": [is_approved]}, _is_worked_on(place)]}
+    kept = {
+        "$filter": {
+            "input": {"$ifNull": ["$labels", []]},
+            "as": "l",
+            "cond": {"$ne": ["$$l.state", REJECTED]},
+        }
+    }
+    return {
+        "token": {"$literal": token},
+        "labels": {"$map": {"input": approved, "as": "d", "in": _final_label(record, place)}},
+        "left_open": {"$filter": {"input": "$staged", "as": "d", "cond": left_open}},
+        "vanished": {
+            "$setDifference": [{"$map": {"input": kept, "as": "l", "in": "$$l._id"}}, "$staged._id"]
+        },
+        "unknown": {"$setDifference": ["$staged._id", "$ids"]},
+    }
+
+
+_SHOWN_TAGS: ledger.Expression = {"$ifNull": ["$$d.tags", []]}
+
+
+def _final_label(record: runs.Record, place: ledger.Expression) -> ledger.Expression:
+    """The staged label ``$$d`` as it becomes final; its entry is at ``place``."""
     policy = [a["seq"] for a in actions.history_of(record["run"]) if a["actor"] == actions.POLICY]
     compared = ("label", *review_type_of(record).geometry)
     # Other writers may spell out as null what a label does not have.
@@ -243,21 +274,19 @@ def _frozen(record: runs.Record, token: str) -> ledger.Expression:
             "default": "human",
         }
     }
-    shown = {"$ifNull": ["$$d.tags", []]}
     # A tag of an action that a screen has wiped is no undo of it.
-    given = {"$setDifference": [{"$ifNull": ["$$e.tags.tag", []]}, shown]}
+    given = {"$setDifference": [{"$ifNull": ["$$e.tags.tag", []]}, _SHOWN_TAGS]}
     tags = {
         "$filter": {
-            "input": {"$concatArrays": [shown, given]},
+            "input": {"$concatArrays": [_SHOWN_TAGS, given]},
             "as": "t",
             "cond": {"$not": [{"$in": ["$$t", list(WORKFLOW_TAGS)]}]},
         }
     }
     # The model's, and nobody's to edit: a screen that hides it may save it as null.
     confidence = {"$cond": [{"$isNumber": "$$e.confidence"}, {"confidence": "$$e.confidence"}, {}]}
-    place = {"$indexOfArray": ["$ids", "$$d._id"]}
     added = {"tags": tags, "run": {"$literal": record["run"]}, "source": source}
-    final = {
+    return {
         "$let": {
             "vars": {
                 "e": {"$arrayElemAt": ["$labels", place]},
@@ -266,15 +295,13 @@ def _frozen(record: runs.Record, token: str) -> ledger.Expression:
             "in": {"$mergeObjects": ["$$d", confidence, added]},
         }
     }
-    # Place -1, of a label that the ledger does not know, would mean the last one.
-    is_known = {"$in": ["$$d._id", "$ids"]}
-    entry = {"$arrayElemAt": ["$labels", place]}
-    is_approved = {"$eq": [{"$getField": {"field": "state", "input": entry}}, APPROVED]}
-    approved = {"$filter": {"input": "$staged", "as": "d", "cond": {"$and": [is_known, is_approved]}}}
-    # What else a person has changed would be lost with the review field.
+
+
+def _is_worked_on(place: ledger.Expression) -> ledger.Expression:
+    """Whether a person has changed the staged label ``$$d`` since it was predicted."""
     plain = {label: {"$unsetField": {"field": "tags", "input": f"$${label}"}} for label in ("d", "was")}
-    own_tags = {"$setDifference": [shown, {"$ifNull": ["$$was.tags", []]}]}
-    worked_on = {
+    own_tags = {"$setDifference": [_SHOWN_TAGS, {"$ifNull": ["$$was.tags", []]}]}
+    return {
         "$let": {
             "vars": {"was": {"$arrayElemAt": ["$predicted", place]}},
             "in": {
@@ -284,23 +311,6 @@ def _frozen(record: runs.Record, token: str) -> ledger.Expression:
                 ]
             },
         }
-    }
-    left_open = {"$and": [is_known, {"$not": [is_approved]}, worked_on]}
-    kept = {
-        "$filter": {
-            "input": {"$ifNull": ["$labels", []]},
-            "as": "l",
-            "cond": {"$ne": ["$$l.state", REJECTED]},
-        }
-    }
-    return {
-        "token": {"$literal": token},
-        "labels": {"$map": {"input": approved, "as": "d", "in": final}},
-        "left_open": {"$filter": {"input": "$staged", "as": "d", "cond": left_open}},
-        "vanished": {
-            "$setDifference": [{"$map": {"input": kept, "as": "l", "in": "$$l._id"}}, "$staged._id"]
-        },
-        "unknown": {"$setDifference": ["$staged._id", "$ids"]},
     }
 
 
