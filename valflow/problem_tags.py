@@ -143,11 +143,11 @@ def _put_on(record: dict[str, Any], dataset: Any, tagging: dict[str, Any], alive
             # Nothing had it before: one update instead of several per batch.
             _mark_samples({"run": record["run"], "labels.tags.action": action}, name, action)
         else:
-            for holders in _holders(record["run"], action):
+            for holders in _tagged(record["run"], action):
                 alive()
                 _remember(record["run"], samples, path, name, action, list(holders))
         database.actions().update_one(this, {"$set": {"writing": writing(_REMEMBERED)}})
-    for holders in _holders(record["run"], action):
+    for holders in _tagged(record["run"], action):
         alive()
         ids = list(holders)
         samples.bulk_write(_changes("$addToSet", name, ids, ids, path, holders, stamp, samples))
@@ -173,15 +173,15 @@ def take_off(
     between: Callable[[], None] | None = None,
 ) -> None:
     """Take the tag of an action off again, but for what had it before; ``between`` is called before each batch."""
-    path = review_type_of(record).list_path(record["staging_field"])
-    samples, stamp = database.samples_of(dataset), Stamp.take(record["run"])
+    run, path = record["run"], review_type_of(record).list_path(record["staging_field"])
+    samples, stamp = database.samples_of(dataset), Stamp.take(run)
     # A sample that owes the tag to another action as well keeps it.
     others = {"$elemMatch": {"tag": name, "action": {"$ne": action}}}
     mine_alone = [{"sample_tags": {"tag": name, "action": action}}, {"sample_tags": {"$not": others}}]
-    query = {"run": record["run"], "$and": mine_alone}
+    query = {"run": run, "$and": mine_alone}
     alone = {d["sample_id"] for d in database.ledger().find(query, {"_id": 0, "sample_id": 1})}
     whole = set(alone)
-    for holders in _holders(record["run"], action, True):
+    for holders in _withdrawn(run, action, name, is_given_again=False):
         if between is not None:
             between()
         mine = [i for i in holders if i in alone]
@@ -189,13 +189,19 @@ def take_off(
         samples.bulk_write(_changes("$pull", name, list(holders), mine, path, holders, stamp, samples))
     if whole:
         _change_samples("$pull", name, list(whole), stamp, samples)
+    # Who gave the tag again while it was taken off.
+    for holders in _withdrawn(run, action, name, is_given_again=True):
+        again = {i: labels for i, labels in holders.items() if labels}
+        ids = list(again)
+        if ids:
+            samples.bulk_write(_changes("$addToSet", name, ids, ids, path, again, stamp, samples))
     database.ledger().update_many(
-        {"run": record["run"], "labels.untag": action},
+        {"run": run, "labels.untag": action},
         {"$pull": {"labels.$[l].untag": action}},
         array_filters=[{"l.untag": action}],
     )
     database.ledger().update_many(
-        {"run": record["run"], "sample_tags.action": action}, {"$pull": {"sample_tags": {"action": action}}}
+        {"run": run, "sample_tags.action": action}, {"$pull": {"sample_tags": {"action": action}}}
     )
     dataset.reload()
 
@@ -210,17 +216,34 @@ def _change_samples(operator: str, name: str, ids: Sequence[ObjectId], stamp: St
     )
 
 
-def _holders(run: str, action: int, is_withdrawn: bool = False) -> Iterator[dict[ObjectId, list[ObjectId]]]:
-    """Labels that owe their tag to an action (or did, before it was taken back), by sample, in batches."""
-    tagged = {"$and": [{"$eq": ["$$t.action", action]}, {"$ne": ["$$t.kept", True]}]}
-    owes: ledger.Expression = {"$anyElementTrue": {"$map": {"input": "$$l.tags", "as": "t", "in": tagged}}}
-    if is_withdrawn:
-        owes = {"$in": [action, {"$ifNull": ["$$l.untag", []]}]}
-    chosen = {"$filter": {"input": "$labels", "as": "l", "cond": owes}}
-    ids = {"$map": {"input": chosen, "as": "l", "in": "$$l._id"}}
-    owing = {"labels.untag" if is_withdrawn else "labels.tags.action": action}
+def _tagged(run: str, action: int) -> Iterator[dict[ObjectId, list[ObjectId]]]:
+    """Labels that owe their tag to an action, by sample, in batches."""
+    owed = {"$and": [{"$eq": ["$$t.action", action]}, {"$ne": ["$$t.kept", True]}]}
+    owes: ledger.Expression = {"$anyElementTrue": {"$map": {"input": "$$l.tags", "as": "t", "in": owed}}}
+    return _holders(run, {"labels.tags.action": action}, owes)
+
+
+def _withdrawn(
+    run: str, action: int, name: str, *, is_given_again: bool
+) -> Iterator[dict[ObjectId, list[ObjectId]]]:
+    """Labels that owed a tag to an action until it was taken back; those that another one has given it are apart."""
+    owed = {"$in": [action, {"$ifNull": ["$$l.untag", []]}]}
+    # One that is still to be written puts it on by itself, after this.
+    waiting = database.actions().distinct("seq", {"run": run, "writing": {"$exists": True}})
+    given = {"$and": [{"$eq": ["$$t.tag", {"$literal": name}]}, {"$not": [{"$in": ["$$t.action", waiting]}]}]}
+    again: ledger.Expression = {"$anyElementTrue": {"$map": {"input": "$$l.tags", "as": "t", "in": given}}}
+    return _holders(
+        run, {"labels.untag": action}, {"$and": [owed, again if is_given_again else {"$not": [again]}]}
+    )
+
+
+def _holders(
+    run: str, query: Mapping[str, Any], chosen: ledger.Expression
+) -> Iterator[dict[ObjectId, list[ObjectId]]]:
+    labels = {"$filter": {"input": "$labels", "as": "l", "cond": chosen}}
+    ids = {"$map": {"input": labels, "as": "l", "in": "$$l._id"}}
     cursor = database.ledger().aggregate(
-        [{"$match": {"run": run, **owing}}, {"$project": {"_id": 0, "sample_id": 1, "ids": ids}}],
+        [{"$match": {"run": run, **query}}, {"$project": {"_id": 0, "sample_id": 1, "ids": ids}}],
         batchSize=_BATCH,
     )
     while batch := list(islice(cursor, _BATCH)):

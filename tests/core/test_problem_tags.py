@@ -125,3 +125,26 @@ class TestAfterACrash:
         actions.tag(run, "odd", EVERYTHING, "bob")
         assert shown(dataset, "odd") == (3, 12)
         assert nothing_is_left(run)
+
+
+def test_a_tag_that_is_given_again_while_it_is_taken_off_stays(
+    run: str, dataset: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(problem_tags, "AT_ONCE", 1000)
+    withdraw = problem_tags.withdraw
+    actions.tag(run, "poor_bbox", EVERYTHING, "ann")
+
+    def meanwhile(run: str, action: int) -> int:
+        changed = withdraw(run, action)
+        # An action with a lower number, whose process was slow, does not wait for this one.
+        with monkeypatch.context() as patch:
+            patch.setattr(problem_tags, "_earlier", lambda *_: None)
+            patch.setattr(problem_tags, "withdraw", withdraw)
+            actions.tag(run, "poor_bbox", EVERYTHING, "bob")
+        return changed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(problem_tags, "withdraw", meanwhile)
+        actions.undo(run, "ann", own=True)
+    assert shown(dataset, "poor_bbox") == (3, 12)
+    assert {t["tag"] for e in entries(run).values() for t in e["tags"]} == {"poor_bbox"}

@@ -12,7 +12,7 @@ from typing import Any
 from tests.builders import bring_to, entries, ids_where, judge_all, labels_in, make_config, make_dataset
 from tests.races.acts import name_of
 from tests.races.crew import Told
-from valflow import app_edits, audits, database, opening, runs
+from valflow import app_edits, audits, database, opening, problem_tags, runs
 from valflow.label_types import WORKFLOW_TAGS
 from valflow.states import State
 
@@ -139,6 +139,8 @@ def _check_review(ground: Ground, plan: Sequence[Part], told: Sequence[Told]) ->
     ground.goes_on(run)
     app_edits.read_edits(run)
     record = runs.load(run)
+    # Tags that meet others follow after the answer; a decision waits for them in the same way.
+    problem_tags.finish(record, ground.dataset)
     done = list(database.actions().find({"run": run}).sort("seq", 1))
     numbers = [a["seq"] for a in done]
     problems = [] if len(set(numbers)) == len(numbers) else [f"numbers of actions: {numbers}"]
