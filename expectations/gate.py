@@ -241,9 +241,10 @@ def _skip_reason(
     item: Item, parameters: Mapping[str, Any], table_name: str, table: pd.DataFrame | None
 ) -> str | None:
     if table is not None and table_name == "labels":
-        lacking = [c for c in item.columns if c in OF_SOME_LABELS and c not in table]
-        if lacking:
-            return OF_SOME_LABELS[lacking[0]]
+        for group, absent in OF_SOME_LABELS.items():
+            # One column alone that is missing is a fault, and fails.
+            if set(item.columns) & set(group) and not any(column in table for column in group):
+                return absent
     for name in sorted(item.parameters):
         if name in parameters and parameters[name] is None and PARAMETERS[name].absent:
             return PARAMETERS[name].absent

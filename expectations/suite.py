@@ -62,11 +62,11 @@ KEYS = {"labels": "label_id", "samples": "sample_id", "certificate": "group", "a
 ROWS = {"labels": "labels", "samples": "samples", "certificate": "groups", "audit": "drawn labels"}
 # Tables that only some runs have, and why the others have none.
 OPTIONAL = dict.fromkeys(("certificate", "audit"), "nothing in this run was certified")
-# Columns of the labels table that only some types of labels have, and why the others have none.
-OF_SOME_LABELS = dict.fromkeys(
-    ("x", "y", "w", "h", "x2", "y2"), "labels of this type speak about the whole image and have no box"
-)
-OF_SOME_LABELS["mask_share"] = "labels of this type have no masks"
+# Columns of the labels table that only some types of labels have, all of a group or none, and why the others have none.
+OF_SOME_LABELS = {
+    ("x", "y", "w", "h", "x2", "y2"): "labels of this type speak about the whole image and have no box",
+    ("mask_share",): "labels of this type have no masks",
+}
 # Suites that a run is held to, named or not, if its approval rests on a certificate.
 OF_CERTIFICATE = ("certificate", "audit")
 

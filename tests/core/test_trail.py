@@ -214,6 +214,9 @@ def test_the_doctor_names_the_run_and_the_entry(
     db = database.connection().client[f"trails-{ObjectId()}"]
     db[database.RUNS].insert_one(runs.load(finalized))
     db[database.ACTIONS].insert_many(actions.history_of(finalized))
+    for collection in (database.ledger(), database.audits()):
+        if documents := list(collection.find({"run": finalized})):
+            db[collection.name].insert_many(documents)
     monkeypatch.setenv("FIFTYONE_DATABASE_NAME", db.name)
     try:
         [sound] = [f for f in diagnose(tmp_path) if f.check == "audit trail"]

@@ -56,7 +56,7 @@ def test_a_passed_page(render):
     assert "✓ Passed" in text
     assert "There are no warnings." in text
     assert "skipped: no earlier run" in text
-    assert "15 of 16" in text
+    assert "16 of 19" in text
     assert "to correct" in text
     assert "great-expectations" in text
 
