@@ -168,10 +168,13 @@ def undo(run: str, reviewer: str, *, own: bool = False) -> ActionResult:
     _claim_undo(last, reviewer)
     more = {"writing": problem_tags.writing()} if tagged else {}
     record_action(record, "undo", reviewer, {"action": target}, **more)
-    changed = ledger.count_labels(record["run"], {"action": target})
-    ledger.restore(record["run"], target, seq)
     dataset = database.dataset_of(record)
-    if tagged:
+    if last["event"] == "tag":
+        changed = problem_tags.withdraw(record["run"], target)
+    else:
+        changed = ledger.count_labels(record["run"], {"action": target})
+        ledger.restore(record["run"], target, seq)
+    if last["event"] == JUDGE_IMAGES:
         changed = problem_tags.withdraw(record["run"], target)
     if last["event"] in ("judge", JUDGE_IMAGES):
         database.audits().update_many(
