@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 from pymongo.errors import AutoReconnect
@@ -54,6 +55,8 @@ def plan(record: runs.Record, flow_run: FlowRunState | None = None, **options: A
 COLLECTED = datetime.now(UTC)
 JUST_NOW = timedelta(seconds=5)
 RELEASED = {"heartbeat_at": None}
+NO_FORM = {**RELEASED, "suspended_in": "a flow run", "has_form": False}
+HAS_FORM = {**NO_FORM, "has_form": True}
 
 
 @pytest.mark.parametrize(
@@ -75,6 +78,9 @@ RELEASED = {"heartbeat_at": None}
         pytest.param("CREATED", RELEASED, flow("RUNNING", deployed=False), None, id="no-worker-can-start-it"),
         pytest.param("IN_REVIEW", RELEASED, None, None, id="waits-without-prefect"),
         pytest.param("IN_REVIEW", RELEASED, flow("PAUSED"), None, id="suspended"),
+        pytest.param("IN_REVIEW", HAS_FORM, flow("PAUSED"), None, id="suspended-with-its-form"),
+        pytest.param("IN_REVIEW", NO_FORM, flow("PAUSED"), "ask_again", id="suspended-without-its-form"),
+        pytest.param("REVIEWED", NO_FORM, flow("PAUSED"), "resume", id="decided-without-its-form"),
         pytest.param("IN_REVIEW", {}, None, None, id="killed-while-it-waited"),
         pytest.param("IN_REVIEW", {}, flow("CRASHED"), "go_on", id="died-before-it-was-suspended"),
         pytest.param("IN_REVIEW", RELEASED, flow("FAILED"), "go_on", id="could-not-be-suspended"),
@@ -315,11 +321,19 @@ class TestDiscardAfter:
         assert steps_of(run) == []
 
 
+def refusal(status: int) -> httpx.HTTPStatusError:
+    request = httpx.Request("POST", "http://127.0.0.1:1/api/artifacts/")
+    return httpx.HTTPStatusError("refused", request=request, response=httpx.Response(status, request=request))
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
         pytest.param(AutoReconnect("connection closed"), True, id="mongod-died"),
         pytest.param(StackError("no Prefect server answers"), True, id="prefect-away"),
+        pytest.param(refusal(503), True, id="prefect-busy"),
+        pytest.param(refusal(500), True, id="prefect-broken"),
+        pytest.param(refusal(404), False, id="prefect-does-not-know-it"),
         pytest.param(PromotionError("6 announced, 5 written"), False, id="a-real-failure"),
         pytest.param(ValueError("bad"), False, id="a-bug"),
     ],

@@ -68,7 +68,6 @@ def test_a_run_goes_on_after_its_process_was_killed_and_its_decision_was_not_pas
             "shard_size": 2,
             "batch_size": 2,
             "review": {"checklist": []},
-            "validation": {"suites": []},
             "output_dir": str(tmp_path / "runs"),
         }
     )
