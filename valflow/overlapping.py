@@ -24,7 +24,7 @@ from valflow.models.source import OutOfMemory
 
 Batch = tuple[list[ObjectId], list[Any]]
 
-_READERS = min(16, max(4, os.cpu_count() or 1))
+READERS = min(16, max(4, os.cpu_count() or 1))
 _WRITES_WAITING = 2
 
 # Shards of a run may be at work in several threads: a model answers one at a time.
@@ -117,7 +117,7 @@ def _reading(
     at_once = source.read_at_once
     parts = iter([sample_ids[i : i + at_once] for i in range(0, len(sample_ids), at_once)])
     reading: deque[tuple[Sequence[ObjectId], Future[list[Any]]]] = deque()
-    pool = ThreadPoolExecutor(_READERS, thread_name_prefix="valflow-read")
+    pool = ThreadPoolExecutor(READERS, thread_name_prefix="valflow-read")
 
     def more(ahead: int) -> list[tuple[ObjectId, Any]]:
         while len(reading) < max(2, -(-ahead // at_once)) and (part := next(parts, None)) is not None:
