@@ -26,6 +26,7 @@ from valflow.label_types import (
     review_type_of,
 )
 from valflow.models import open_model
+from valflow.models.documents import document_of
 from valflow.models.merge import open_source as open_merge
 from valflow.models.source import RawLabels, class_of
 from valflow.states import Event, State, is_past
@@ -239,7 +240,7 @@ def _raw_labels(prediction: Any, label_type: LabelType) -> list[LabelDict]:
     if isinstance(prediction, RawLabels):
         return prediction.labels
     labels = [prediction] if label_type.list_name is None else prediction[label_type.list_name]
-    return [{k: v for k, v in label.to_dict().items() if v is not None} for label in labels]
+    return [document_of(label) for label in labels]
 
 
 @collector.paused()

@@ -14,6 +14,7 @@ from valflow import opening, runs
 from valflow.config import config_from_mapping, load_config
 from valflow.errors import ConfigError
 from valflow.models import open_model
+from valflow.models.documents import document_of
 from valflow.models.plain import labels_of
 from valflow.models.source import class_of
 
@@ -153,6 +154,47 @@ class TestPlainPredictions:
     ) -> None:
         with pytest.raises(error, match=expected):
             labels_of(prediction)
+
+
+def _fiftyone(name: str, **values: Any) -> Any:
+    import fiftyone as fo
+
+    return getattr(fo, name)(**values)
+
+
+class TestDocuments:
+    @pytest.mark.parametrize(
+        ("name", "values"),
+        [
+            pytest.param("Detection", {"label": "a", "bounding_box": BOX, "confidence": 0.5}, id="box"),
+            pytest.param("Detection", {}, id="empty"),
+            pytest.param("Classification", {"label": "a", "confidence": 1}, id="class"),
+            pytest.param(
+                "Detection",
+                {"label": "a", "bounding_box": np.array(BOX, np.float32), "confidence": np.float32(0.5)},
+                id="numpy",
+            ),
+            pytest.param("Detection", {"label": "a", "tags": ["x"], "index": 3, "dots": 7}, id="attributes"),
+            pytest.param("Detection", {"label": "a", "mask": np.eye(3, dtype=bool)}, id="mask"),
+            pytest.param("Detection", {"label": "a", "of": {"b": [1, 2]}, "many": [[1], [2]]}, id="nested"),
+            pytest.param("Classification", {"label": "a", "logits": [0.1, 0.2]}, id="logits"),
+        ],
+    )
+    def test_are_those_that_fiftyone_makes(self, name: str, values: dict[str, Any]) -> None:
+        label = _fiftyone(name, **values)
+        expected = {k: v for k, v in label.to_dict().items() if v is not None and k != "_id"}
+        assert repr(sorted(document_of(label).items())) == repr(sorted(expected.items()))
+
+    def test_share_nothing_with_the_label(self) -> None:
+        label = _fiftyone("Detection", label="a", bounding_box=BOX, tags=["x"])
+        document_of(label)["tags"].append("y")
+        assert label.tags == ["x"]
+
+    def test_know_attributes_that_came_later(self) -> None:
+        label = _fiftyone("Detection", label="a")
+        label["dots"], label.instance = 7, _fiftyone("Instance")
+        expected = {k: v for k, v in label.to_dict().items() if v is not None and k != "_id"}
+        assert document_of(label) == expected
 
 
 class TestMissingPackages:

@@ -8,6 +8,7 @@ from numbers import Real
 from typing import Any
 
 from valflow.label_types import LabelDict
+from valflow.models.documents import document_of
 from valflow.models.source import RawLabels
 
 _BOX_SIDES = 4
@@ -73,9 +74,9 @@ def _stored(label_class: str, values: dict[str, Any], box: dict[str, list[float]
         stored["attributes"] = {}
     for key, given in values.items():
         value = given if type(given) in _PLAIN else _number(given)
-        if key == "confidence" and type(value) is int:
-            value = float(value)
-        if not _is_plain(label_class, key, type(value)):
+        value = float(value) if key == "confidence" and type(value) is int else value
+        kind: Any = type(value)
+        if not _is_plain(label_class, key, kind):
             return _converted(label_class, {**values, **box})
         if value is not None:
             stored[key] = value
@@ -87,7 +88,7 @@ _PLAIN = frozenset({str, int, float, bool, type(None)})
 
 
 @functools.lru_cache(maxsize=4096)
-def _is_plain(label_class: str, key: Any, kind: type) -> bool:
+def _is_plain(label_class: str, key: Any, kind: Any) -> bool:
     """Whether FiftyOne stores an attribute of that name and type just as it is."""
     import fiftyone as fo
 
@@ -105,8 +106,9 @@ def _converted(label_class: str, values: dict[str, Any]) -> LabelDict:
     """By FiftyOne itself: masks, lists, tags, and what it refuses."""
     import fiftyone as fo
 
-    label = getattr(fo, label_class)(**{str(key): _number(value) for key, value in values.items()})
-    return {k: v for k, v in label.to_dict().items() if v is not None and k != "_id"}
+    return document_of(
+        getattr(fo, label_class)(**{str(key): _number(value) for key, value in values.items()})
+    )
 
 
 def _number(value: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from bson import ObjectId
 
@@ -70,6 +70,21 @@ class Source(Protocol):
         A prediction is a FiftyOne label, ``RawLabels``, a list of raw labels of the run's type, None where
         nothing was found, or the ``Exception`` that says why there is none. Exceptions among the inputs are
         handed on.
+
+        Raises:
+            OutOfMemory: fewer inputs at once may do.
+        """
+
+
+@runtime_checkable
+class PreparingSource(Source, Protocol):
+    """One whose batches can be put together, and brought to the device, while the batch before is predicted."""
+
+    def prepare(self, inputs: Sequence[Any]) -> Any:
+        """A batch in the form that ``predict_prepared`` takes; may run in any thread, several at a time."""
+
+    def predict_prepared(self, batch: Any) -> list[Any]:
+        """What ``predict`` gives for the inputs of a batch.
 
         Raises:
             OutOfMemory: fewer inputs at once may do.
