@@ -12,20 +12,41 @@ from fiftyone.core.models import Model
 _MATRIX = np.random.default_rng(0).random((160, 160), np.float32)
 
 
-class PacedModel(Model):
-    """Takes ``seconds`` per image, and finds ``labels`` boxes.
+def find(
+    images: list[Any], seconds: float = 0.0, labels: int = 5, computing: bool = False
+) -> list[list[dict[str, Any]]]:
+    """A plain function of images: boxes in a row on each, one image after the other.
 
     Args:
+        images: which are not looked at.
         seconds: per image.
         labels: per image.
         computing: whether it keeps a core busy with a fixed number of products, or waits.
     """
+    width = 1 / (labels + 1)
+    found = []
+    for _ in images:
+        if computing:
+            for _ in range(_products_in(seconds)):
+                _MATRIX @ _MATRIX
+        elif seconds:
+            time.sleep(seconds)
+        found.append(
+            [
+                {"label": "thing", "bounding_box": [i * width, 0.1, width, 0.5], "confidence": 0.9}
+                for i in range(labels)
+            ]
+        )
+    return found
+
+
+class PacedModel(Model):
+    """The same function as ``apply_model`` needs it."""
 
     classes = ("thing",)
 
-    def __init__(self, seconds: float, labels: int, computing: bool) -> None:
-        self._seconds, self._labels, self._computing = seconds, labels, computing
-        self._products = _products_in(seconds) if computing else 0
+    def __init__(self, **arguments: Any) -> None:
+        self._arguments = arguments
 
     @property
     def media_type(self) -> str:
@@ -52,23 +73,15 @@ class PacedModel(Model):
         pass
 
     def predict(self, arg: Any) -> fo.Detections:
-        """Boxes in a row."""
-        if self._computing:
-            for _ in range(self._products):
-                _MATRIX @ _MATRIX
-        elif self._seconds:
-            time.sleep(self._seconds)
-        width = 1 / (self._labels + 1)
-        return fo.Detections(
-            detections=[
-                fo.Detection(label="thing", bounding_box=[i * width, 0.1, width, 0.5], confidence=0.9)
-                for i in range(self._labels)
-            ]
-        )
+        """One image."""
+        return self.predict_all([arg])[0]
 
     def predict_all(self, args: Any) -> list[fo.Detections]:
-        """One after the other."""
-        return [self.predict(arg) for arg in args]
+        """What the function finds, as FiftyOne's labels."""
+        return [
+            fo.Detections(detections=[fo.Detection(**one) for one in boxes])
+            for boxes in find(list(args), **self._arguments)
+        ]
 
 
 _known: dict[float, int] = {}

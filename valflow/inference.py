@@ -26,7 +26,9 @@ from valflow.label_types import (
     review_type_of,
 )
 from valflow.models import open_model
+from valflow.models.documents import document_of
 from valflow.models.merge import open_source as open_merge
+from valflow.models.source import RawLabels, class_of
 from valflow.states import Event, State, is_past
 
 MAX_SHARDS = 100
@@ -223,20 +225,22 @@ def _converted(prediction: Any, label_type: LabelType) -> Prediction:
 
 
 def _raw_labels(prediction: Any, label_type: LabelType) -> list[LabelDict]:
-    """The labels of a FiftyOne label as raw dicts.
+    """The labels of a prediction as raw dicts.
 
     Raises:
         TypeError: it is of another type than the run's.
     """
     if prediction is None:
         return []
-    found = type(prediction).__name__
+    found = class_of(prediction)
     if found != label_type.field_class:
-        other = BY_FIELD_CLASS.get(found)
+        other = BY_FIELD_CLASS.get(found or "")
         hint = f"; label_type: {other.name} would take them" if other else ""
         raise TypeError(f"expected fiftyone.{label_type.field_class}, the model returned {found}{hint}")
+    if isinstance(prediction, RawLabels):
+        return prediction.labels
     labels = [prediction] if label_type.list_name is None else prediction[label_type.list_name]
-    return [{k: v for k, v in label.to_dict().items() if v is not None} for label in labels]
+    return [document_of(label) for label in labels]
 
 
 @collector.paused()

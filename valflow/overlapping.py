@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -20,11 +21,11 @@ from bson import ObjectId
 
 from valflow.batch_size import BatchSize
 from valflow.models import Source
-from valflow.models.source import OutOfMemory
+from valflow.models.source import OutOfMemory, PreparingSource
 
 Batch = tuple[list[ObjectId], list[Any]]
 
-_READERS = min(16, max(4, os.cpu_count() or 1))
+READERS = min(16, max(4, os.cpu_count() or 1))
 _WRITES_WAITING = 2
 
 # Shards of a run may be at work in several threads: a model answers one at a time.
@@ -43,21 +44,26 @@ def predictions(
         sample_ids: which.
         batch_size: asked before each batch, and told how it went.
     """
-    with _reading(source, dataset, sample_ids) as more:
+    with (
+        _reading(source, dataset, sample_ids) as more,
+        ThreadPoolExecutor(1, thread_name_prefix="valflow-prepare") as pool,
+    ):
         waiting: deque[tuple[ObjectId, Any]] = deque()
-        while True:
-            while len(waiting) < batch_size.size and (read := more(2 * batch_size.size)):
+        prepare = source.prepare if isinstance(source, PreparingSource) else None
+
+        def next_batch() -> _Waiting | None:
+            size = batch_size.size
+            while len(waiting) < size and (read := more(2 * size)):
                 waiting.extend(read)
             if not waiting:
-                return
-            batch = [waiting.popleft() for _ in range(min(batch_size.size, len(waiting)))]
-            try:
-                found = _predict(source, [one for _, one in batch], batch_size)
-            except OutOfMemory:
-                batch_size.too_many(len(batch))
-                waiting.extendleft(reversed(batch))
-                continue
-            yield [sample_id for sample_id, _ in batch], found
+                return None
+            ids, inputs = zip(*(waiting.popleft() for _ in range(min(size, len(waiting)))), strict=True)
+            return _Waiting(list(ids), list(inputs), prepare(inputs) if prepare else None)
+
+        coming = pool.submit(next_batch)
+        while (batch := coming.result()) is not None:
+            coming = pool.submit(next_batch)
+            yield from _asked(source, batch, batch_size)
 
 
 def grouped(batches: Iterable[Batch], least: int) -> Iterator[Batch]:
@@ -96,10 +102,42 @@ def in_background(write: Callable[[Batch], None]) -> Iterator[Callable[[Batch], 
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _predict(source: Source, inputs: list[Any], batch_size: BatchSize) -> list[Any]:
+@dataclass
+class _Waiting:
+    """A batch that the model has not seen yet; ``prepared`` is as the source wants it, or None."""
+
+    ids: list[ObjectId]
+    inputs: list[Any]
+    prepared: Any
+
+
+def _asked(source: Source, batch: _Waiting, batch_size: BatchSize) -> Iterator[Batch]:
+    """Predict a batch, in parts where it is too large for the memory."""
+    done = 0
+    while done < len(batch.ids):
+        # The one after a batch that did not fit was put together before that was known.
+        part = slice(done, done + batch_size.size)
+        inputs, prepared = batch.inputs[part], batch.prepared
+        whole = len(inputs) == len(batch.inputs)
+        if not whole:
+            batch.prepared = None  # give its memory back
+        try:
+            found = _predict(source, inputs, prepared if whole else None, batch_size)
+        except OutOfMemory:
+            batch_size.too_many(len(inputs))
+            batch.prepared = None
+            continue
+        yield batch.ids[part], found
+        done += len(inputs)
+
+
+def _predict(source: Source, inputs: list[Any], prepared: Any, batch_size: BatchSize) -> list[Any]:
     with _lock_of(source):
         begin = time.perf_counter()
-        found = source.predict(inputs)
+        if prepared is not None and isinstance(source, PreparingSource):
+            found = source.predict_prepared(prepared)
+        else:
+            found = source.predict(inputs)
         batch_size.took(len(inputs), time.perf_counter() - begin)
     return found
 
@@ -117,7 +155,7 @@ def _reading(
     at_once = source.read_at_once
     parts = iter([sample_ids[i : i + at_once] for i in range(0, len(sample_ids), at_once)])
     reading: deque[tuple[Sequence[ObjectId], Future[list[Any]]]] = deque()
-    pool = ThreadPoolExecutor(_READERS, thread_name_prefix="valflow-read")
+    pool = ThreadPoolExecutor(READERS, thread_name_prefix="valflow-read")
 
     def more(ahead: int) -> list[tuple[ObjectId, Any]]:
         while len(reading) < max(2, -(-ahead // at_once)) and (part := next(parts, None)) is not None:

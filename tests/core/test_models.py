@@ -14,7 +14,9 @@ from valflow import opening, runs
 from valflow.config import config_from_mapping, load_config
 from valflow.errors import ConfigError
 from valflow.models import open_model
-from valflow.models.plain import label_of
+from valflow.models.documents import document_of
+from valflow.models.plain import labels_of
+from valflow.models.source import class_of
 
 FUNCTIONS = "tests.model_kinds.functions"
 BOX = [0.1, 0.2, 0.3, 0.4]
@@ -42,6 +44,12 @@ class TestFunctions:
         run = make_run(dataset, "PREDICTED", model=function("find_ink", level=254), min_confidence=0.0)
         assert runs.load(run)["counts"]["empty_samples"] == 6
         assert all("auto_in_review" not in d for d in documents(dataset).values())
+
+    def test_may_find_nothing_whatever_they_look_for(self, dataset: Any) -> None:
+        model = function("name_all", least=48)  # their red is 0, 16, 32, 48, 64 and 80
+        run = make_run(dataset, "IN_REVIEW", model=model, label_type="classifications", min_confidence=0.0)
+        counts = runs.load(run)["counts"]
+        assert (counts["failed_samples"], counts["empty_samples"]) == (0, 3)
 
     @pytest.mark.parametrize(
         ("model", "reason"),
@@ -79,21 +87,47 @@ class TestPlainPredictions:
     @pytest.mark.parametrize(
         ("prediction", "expected"),
         [
-            pytest.param(None, "NoneType", id="none"),
-            pytest.param([], "Detections", id="nothing-found"),
+            pytest.param(None, None, id="none"),
+            pytest.param([], None, id="nothing-found"),
             pytest.param([{"label": "a", "bounding_box": BOX, "confidence": 0.5}], "Detections", id="boxes"),
             pytest.param({"label": "a", "confidence": 0.5}, "Classification", id="class"),
             pytest.param([{"label": "a"}, {"label": "b"}], "Classifications", id="classes"),
         ],
     )
-    def test_are_told_apart_by_their_shape(self, prediction: Any, expected: str) -> None:
-        assert type(label_of(prediction)).__name__ == expected
+    def test_are_told_apart_by_their_shape(self, prediction: Any, expected: str | None) -> None:
+        assert class_of(labels_of(prediction)) == expected
 
     def test_may_hold_numbers_of_numpy(self) -> None:
         one = {"label": "a", "bounding_box": np.array(BOX, np.float32), "confidence": np.float32(0.5)}
-        [detection] = label_of([one]).detections
-        assert detection.confidence == 0.5
-        assert [type(side) for side in detection.bounding_box] == [float] * 4
+        [detection] = labels_of([one]).labels
+        assert (detection["confidence"], type(detection["confidence"])) == (0.5, float)
+        assert [type(side) for side in detection["bounding_box"]] == [float] * 4
+
+    @pytest.mark.parametrize(
+        "more",
+        [
+            pytest.param({}, id="nothing-more"),
+            pytest.param({"confidence": 1, "dots": 7, "lost": None, "shown": True}, id="plain"),
+            pytest.param({"confidence": np.float32(0.25), "dots": np.int64(7)}, id="numpy"),
+            pytest.param({"confidence": float("nan"), "label": None}, id="unknown"),
+            pytest.param({"mask": np.eye(4, dtype=bool)}, id="mask"),
+            pytest.param({"tags": ["a"], "index": 3, "mask_path": "m.png"}, id="fields-of-fiftyone"),
+            pytest.param({"scores": [0.1, 0.9], "of": {"a": 1}, "vector": np.arange(3)}, id="nested"),
+            pytest.param({"id": "6b0a862b7c3c7bfacc349a56"}, id="id"),
+        ],
+    )
+    @pytest.mark.parametrize("boxed", [True, False], ids=["box", "class"])
+    def test_are_stored_as_fiftyone_would_store_them(self, more: dict[str, Any], boxed: bool) -> None:
+        import fiftyone as fo
+
+        if not boxed:  # a class of an image has no such fields, and what has none is just an attribute
+            more = {k: v for k, v in more.items() if k not in ("mask", "mask_path")}
+        plain = {"label": "a", "confidence": 0.5, **({"bounding_box": BOX} if boxed else {}), **more}
+        numbers = {k: v.item() if isinstance(v, np.generic) else v for k, v in plain.items()}
+        label = (fo.Detection if boxed else fo.Classification)(**numbers)
+        expected = {k: v for k, v in label.to_dict().items() if v is not None and k != "_id"}
+        [stored] = labels_of([plain]).labels
+        assert repr(sorted(stored.items())) == repr(sorted(expected.items()))
 
     @pytest.mark.parametrize(
         ("prediction", "error", "expected"),
@@ -101,6 +135,8 @@ class TestPlainPredictions:
             pytest.param("cat", TypeError, "expected a list of .* found str", id="text"),
             pytest.param(3, TypeError, "expected a list of .* found int", id="number"),
             pytest.param([3], TypeError, "expected a dict with label, bounding_box, found int", id="list"),
+            pytest.param([{"label": 3, "bounding_box": BOX}], Exception, "only accepts string", id="label"),
+            pytest.param({"label": "a", "confidence": "high"}, Exception, "float", id="confidence"),
             pytest.param([{"bounding_box": BOX}], ValueError, r"\['label'\] not in", id="no-class"),
             pytest.param(
                 [{"label": "a", "bounding_box": BOX}, {"label": "a"}],
@@ -117,7 +153,48 @@ class TestPlainPredictions:
         self, prediction: Any, error: type[Exception], expected: str
     ) -> None:
         with pytest.raises(error, match=expected):
-            label_of(prediction)
+            labels_of(prediction)
+
+
+def _fiftyone(name: str, **values: Any) -> Any:
+    import fiftyone as fo
+
+    return getattr(fo, name)(**values)
+
+
+class TestDocuments:
+    @pytest.mark.parametrize(
+        ("name", "values"),
+        [
+            pytest.param("Detection", {"label": "a", "bounding_box": BOX, "confidence": 0.5}, id="box"),
+            pytest.param("Detection", {}, id="empty"),
+            pytest.param("Classification", {"label": "a", "confidence": 1}, id="class"),
+            pytest.param(
+                "Detection",
+                {"label": "a", "bounding_box": np.array(BOX, np.float32), "confidence": np.float32(0.5)},
+                id="numpy",
+            ),
+            pytest.param("Detection", {"label": "a", "tags": ["x"], "index": 3, "dots": 7}, id="attributes"),
+            pytest.param("Detection", {"label": "a", "mask": np.eye(3, dtype=bool)}, id="mask"),
+            pytest.param("Detection", {"label": "a", "of": {"b": [1, 2]}, "many": [[1], [2]]}, id="nested"),
+            pytest.param("Classification", {"label": "a", "logits": [0.1, 0.2]}, id="logits"),
+        ],
+    )
+    def test_are_those_that_fiftyone_makes(self, name: str, values: dict[str, Any]) -> None:
+        label = _fiftyone(name, **values)
+        expected = {k: v for k, v in label.to_dict().items() if v is not None and k != "_id"}
+        assert repr(sorted(document_of(label).items())) == repr(sorted(expected.items()))
+
+    def test_share_nothing_with_the_label(self) -> None:
+        label = _fiftyone("Detection", label="a", bounding_box=BOX, tags=["x"])
+        document_of(label)["tags"].append("y")
+        assert label.tags == ["x"]
+
+    def test_know_attributes_that_came_later(self) -> None:
+        label = _fiftyone("Detection", label="a")
+        label["dots"], label.instance = 7, _fiftyone("Instance")
+        expected = {k: v for k, v in label.to_dict().items() if v is not None and k != "_id"}
+        assert document_of(label) == expected
 
 
 class TestMissingPackages:

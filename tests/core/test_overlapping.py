@@ -47,6 +47,36 @@ class Recorder:
         return list(inputs)
 
 
+class Preparing(Recorder):
+    """One that wants its batches put together, and notes what happens when."""
+
+    def __init__(self, most: int = 1000) -> None:
+        super().__init__(most)
+        self.both = threading.Barrier(2)
+        self.together: list[int] = []
+        self.meet = False
+
+    def prepare(self, inputs: Sequence[Any]) -> Any:
+        if self.meet:
+            self._meet()
+        return ("batch", list(inputs))
+
+    def predict_prepared(self, batch: Any) -> list[Any]:
+        word, inputs = batch
+        assert word == "batch"
+        if self.meet:
+            self._meet()
+        return self.predict(inputs)
+
+    def _meet(self) -> None:
+        self.both.wait(20)
+        self.together.append(1)
+
+    def label_class(self, dataset: Any) -> None: ...
+    def classes(self, dataset: Any) -> list[str]: ...
+    def describe(self) -> dict[str, Any]: ...
+
+
 def run(source: Any, size: int, ids: Sequence[ObjectId] = IDS) -> list[tuple[ObjectId, Any]]:
     found = []
     for batch, predictions in overlapping.predictions(source, None, ids, BatchSize(size)):
@@ -79,6 +109,24 @@ class TestPredictions:
         assert source.ahead <= 8 + 2 * 8 + source.read_at_once
         assert source.read > 8
         batches.close()
+
+    def test_batches_are_put_together_while_the_one_before_is_predicted(self) -> None:
+        source = Preparing()
+        batches = overlapping.predictions(source, None, IDS[:24], BatchSize(8))
+        source.meet = True  # each waits for the other: batch 0 prepares with nobody, so the main thread helps
+        threading.Thread(target=source.both.wait, args=(20,)).start()
+        first = next(batches)
+        source.meet = False
+        rest = list(batches)
+        assert len(source.together) >= 3  # batch 0, then batch 1 prepared as batch 0 was predicted
+        assert [i for ids, _ in [first, *rest] for i in ids] == IDS[:24]
+
+    @pytest.mark.parametrize("most", [5, 1])
+    def test_prepared_batches_that_do_not_fit_are_asked_again_in_parts(self, most: int) -> None:
+        source = Preparing(most=most)
+        assert run(source, 16) == [(i, i) for i in IDS]
+        assert source.sizes[:3] == [16, 8, 4]
+        assert max(source.sizes[6:]) <= 5
 
     def test_a_failure_of_the_source_comes_through(self) -> None:
         class Broken(Recorder):

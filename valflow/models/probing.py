@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from valflow import database
-from valflow.models.source import Source
+from valflow.models.source import Source, class_of
 
 _FIRST = 5
 
@@ -27,6 +27,6 @@ def probe(source: Source, dataset: Any) -> str | None:
     first = database.samples_of(dataset).find({}, {"_id": 1}, sort=[("_id", 1)], limit=_FIRST)
     for document in first:
         [prediction] = source.predict(source.fetch(dataset, [document["_id"]]))
-        if prediction is not None and not isinstance(prediction, Exception | list):
-            return type(prediction).__name__
+        if (found := class_of(prediction)) is not None:
+            return found
     return None

@@ -17,7 +17,7 @@ from valflow.config import PythonModelConfig
 from valflow.errors import ConfigError
 from valflow.models import images
 from valflow.models.calling import predict_readable
-from valflow.models.plain import label_of
+from valflow.models.plain import labels_of
 from valflow.models.probing import probe
 
 _WANTED = "a fiftyone.core.models.Model, or a function of a list of images"
@@ -122,4 +122,4 @@ def _ask_model(model: Any, inputs: list[Any]) -> Sequence[Any]:
 
 
 def _ask_function(function: Any, kwargs: dict[str, Any], inputs: list[Any]) -> Sequence[Any]:
-    return [label_of(found) for found in function(inputs, **kwargs)]
+    return [labels_of(found) for found in function(inputs, **kwargs)]

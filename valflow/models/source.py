@@ -3,13 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 from bson import ObjectId
+
+from valflow.label_types import LabelDict
 
 
 class OutOfMemory(Exception):
     """A batch was too large for the device."""
+
+
+@dataclass(frozen=True, slots=True)
+class RawLabels:
+    """Labels of one image as documents hold them, and of which type they are.
+
+    Attributes:
+        field_class: name of the FiftyOne class that a sample field would have.
+        labels: one dict each.
+    """
+
+    field_class: str
+    labels: list[LabelDict]
+
+
+def class_of(prediction: Any) -> str | None:
+    """Name of the FiftyOne class of a prediction; None where it does not say, or there is none."""
+    if prediction is None or isinstance(prediction, Exception | list):
+        return None
+    return prediction.field_class if isinstance(prediction, RawLabels) else type(prediction).__name__
 
 
 class Source(Protocol):
@@ -44,8 +67,24 @@ class Source(Protocol):
     def predict(self, inputs: Sequence[Any]) -> list[Any]:
         """One prediction per input, in order.
 
-        A prediction is a FiftyOne label, a raw list of labels, None where nothing was found, or the
-        ``Exception`` that says why there is none. Exceptions among the inputs are handed on.
+        A prediction is a FiftyOne label, ``RawLabels``, a list of raw labels of the run's type, None where
+        nothing was found, or the ``Exception`` that says why there is none. Exceptions among the inputs are
+        handed on.
+
+        Raises:
+            OutOfMemory: fewer inputs at once may do.
+        """
+
+
+@runtime_checkable
+class PreparingSource(Source, Protocol):
+    """One whose batches can be put together, and brought to the device, while the batch before is predicted."""
+
+    def prepare(self, inputs: Sequence[Any]) -> Any:
+        """A batch in the form that ``predict_prepared`` takes; may run in any thread, several at a time."""
+
+    def predict_prepared(self, batch: Any) -> list[Any]:
+        """What ``predict`` gives for the inputs of a batch.
 
         Raises:
             OutOfMemory: fewer inputs at once may do.

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 from bson import ObjectId
 
 from valflow.errors import ConfigError
-from valflow.models import images
+from valflow.models import device_batches, images
 from valflow.models.calling import predict_readable
+from valflow.models.device_batches import PreparedBatch
 from valflow.models.probing import probe
 
 
@@ -55,10 +56,18 @@ class WrappedSource:
         """The images, transformed for the model."""
         return images.fetch_images(dataset, sample_ids, self._read)
 
-    def predict(self, inputs: Sequence[Any]) -> list[Any]:
+    def prepare(self, inputs: Sequence[Any]) -> PreparedBatch:
+        """The images in batches of one shape, on the device where that is a GPU."""
+        return device_batches.prepare(self.model, inputs, self._get_item is not None)
+
+    def predict_prepared(self, batch: PreparedBatch) -> list[Any]:
         """What the model finds."""
         with self.model, self._precision():
-            return predict_readable(self._predict_batch, inputs)
+            return predict_readable(functools.partial(self._predict_batch, batch), batch.inputs)
+
+    def predict(self, inputs: Sequence[Any]) -> list[Any]:
+        """What the model finds."""
+        return self.predict_prepared(self.prepare(inputs))
 
     def _read(self, path: str) -> Any:
         return images.read_array(path) if self._get_item is None else self._get_item({"filepath": path})
@@ -70,18 +79,13 @@ class WrappedSource:
 
         return torch.autocast(self.model.device.type, dtype=torch.float16)
 
-    def _predict_batch(self, inputs: list[Any]) -> list[Any]:
-        if self._get_item is None:
-            return list(self.model.predict_all(inputs))
-        if not self.model.ragged_batches:
-            return list(self.model.predict_all(_collated(self.model, inputs)))
-        # Images of one shape may share a batch, also in a model that takes any shape.
+    def _predict_batch(self, batch: PreparedBatch, inputs: list[Any]) -> list[Any]:
+        # After a failure each image is asked by itself.
+        if batch.parts is None or len(inputs) != batch.readable:
+            batch = device_batches.put_together(self.model, inputs, self._get_item is not None)
         found: list[Any] = [None] * len(inputs)
-        order = sorted(range(len(inputs)), key=lambda i: _shape(inputs[i]))
-        for _, group in groupby(order, key=lambda i: _shape(inputs[i])):
-            places = list(group)
-            batch = _collated(self.model, [inputs[i] for i in places])
-            for place, prediction in zip(places, self.model.predict_all(batch), strict=True):
+        for part in batch.parts or ():
+            for place, prediction in zip(part.places, self.model.predict_all(part.use()), strict=True):
                 found[place] = prediction
         return found
 
@@ -159,21 +163,3 @@ def _get_item_of(model: Any) -> Any:
         return None
     get_item = model.build_get_item()
     return get_item if set(get_item.required_keys) == {"filepath"} else None
-
-
-def _collated(model: Any, inputs: list[Any]) -> Any:
-    import torch
-
-    if model.has_collate_fn:
-        return model.collate_fn(inputs)
-    return torch.stack(inputs) if all(isinstance(one, torch.Tensor) for one in inputs) else inputs
-
-
-def _shape(one: Any) -> tuple[Any, ...]:
-    if hasattr(one, "shape"):
-        return tuple(one.shape)
-    if hasattr(one, "items"):
-        return tuple(
-            (key, tuple(value.shape)) for key, value in sorted(one.items()) if hasattr(value, "shape")
-        )
-    return ("size", *getattr(one, "size", ()))  # an image of pillow
