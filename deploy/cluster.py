@@ -38,9 +38,14 @@ class Machine:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Its homes: of the user, of valflow and of Prefect."""
-        homes = {"HOME": "user", "VALFLOW_HOME": "labeling", "PREFECT_HOME": "prefect"}
-        found = {variable: self.folder / name for variable, name in homes.items()}
+        """Its homes: of the user, of valflow and of Prefect; and its temporary files."""
+        folders = {
+            "HOME": "user",
+            "VALFLOW_HOME": "labeling",
+            "PREFECT_HOME": "prefect",
+            "TMPDIR": "temporary",
+        }
+        found = {variable: self.folder / name for variable, name in folders.items()}
         for path in found.values():
             path.mkdir(parents=True, exist_ok=True)
         return {variable: str(path) for variable, path in found.items()}

@@ -30,7 +30,15 @@ DATASETS = {"north": 51, "south": 52}  # with the seed of their scenes
 WORKERS = ("worker-1", "worker-2")
 SCENES = 150
 PATIENCE = 300.0  # seconds for a worker to pick a run up and work on it, on a busy machine
-_TABLES = ("flow_run", "flow_run_state", "task_run", "task_run_state", "log", "events", "event_resources")
+_TABLES = {
+    "flow_run": "flow runs",
+    "flow_run_state": "their states",
+    "task_run": "task runs",
+    "task_run_state": "their states",
+    "log": "log lines",
+    "events": "events",
+    "event_resources": "names in events",
+}
 
 
 class CheckFailed(Exception):
@@ -48,6 +56,8 @@ def main(arguments: list[str] | None = None) -> int:
         del os.environ[name]
     start = time.monotonic()
 
+    from valflow import database
+
     def say(line: str) -> None:
         print(line, flush=True)
 
@@ -57,6 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
             try:
                 _walk(cluster, options.scenes, say)
             finally:
+                database.disconnect()
                 cluster.stop()
             _check("processes that are left", [], marked_processes(cluster.token))
     except (StackError, CheckFailed) as error:
@@ -87,6 +98,7 @@ def _walk(cluster: Cluster, scenes: int, say: Callable[[str], None]) -> None:
     _check_reader(cluster, [run["run"] for run in runs.values()], say)
     _check_prefect(cluster, say)
     _check_mongodb(say)
+    _check_logins(cluster, say)
 
 
 def _build_datasets(shared: Path, scenes: int, say: Callable[[str], None]) -> None:
@@ -205,7 +217,7 @@ def _check_prefect(cluster: Cluster, say: Callable[[str], None]) -> None:
     _check("flow runs in PostgreSQL", len(DATASETS), rows["flow_run"])
     sqlite = [str(path) for path in (cluster.folder / "machines").rglob("prefect.db")]
     _check("SQLite databases of Prefect", [], sqlite)
-    told = ", ".join(f"{rows[table]} {table.replace('_', ' ')}s".replace("ss", "s") for table in _TABLES)
+    told = ", ".join(f"{rows[table]} {name}" for table, name in _TABLES.items())
     say(f"postgres  rows of both runs: {told}")
 
 
@@ -217,6 +229,32 @@ async def _rows_of(url: str) -> dict[str, int]:
         return {table: await connection.fetchval(f"SELECT count(*) FROM {table}") for table in _TABLES}
     finally:
         await connection.close()
+
+
+def _check_logins(cluster: Cluster, say: Callable[[str], None]) -> None:
+    """Who comes without a login is refused by all three."""
+    import asyncpg
+    import httpx
+    from pymongo import MongoClient
+    from pymongo.errors import OperationFailure
+
+    _check(
+        "Prefect without a login", 401, httpx.post(f"{cluster.api_url}/flow_runs/filter", json={}).status_code
+    )
+    client: MongoClient[dict[str, Any]]
+    with MongoClient("127.0.0.1", cluster.database.port, directConnection=True) as client:
+        try:
+            found: Any = client.list_database_names()
+        except OperationFailure as error:
+            found = (error.details or {}).get("codeName")
+        _check("MongoDB without a login", "Unauthorized", found)
+    try:
+        asyncio.run(_rows_of(f"postgresql://prefect:guess@127.0.0.1:{cluster.postgres.port}/prefect"))
+    except asyncpg.InvalidPasswordError:
+        pass
+    else:
+        raise CheckFailed("PostgreSQL with a wrong password: expected to be refused, found the tables")
+    say("logins    asked for by Prefect, MongoDB and PostgreSQL")
 
 
 def _check_mongodb(say: Callable[[str], None]) -> None:

@@ -31,6 +31,7 @@ def main() -> int:
         if name.startswith(("FIFTYONE_DATABASE", "PREFECT_")):
             del os.environ[name]
     os.environ["FIFTYONE_SHOW_PROGRESS_BARS"] = "false"
+    from valflow import database
     from valflow.stack import Stack
 
     home = options.home.resolve()
@@ -38,7 +39,10 @@ def main() -> int:
     with Stack(home, app=False, database="own") as stack:
         os.environ.update(stack.environment)
         _say("stack", f"MongoDB, Prefect ({stack.ui_url}) and a worker of our own", start)
-        run = _walk(home, options.scenes, start)
+        try:
+            run = _walk(home, options.scenes, start)
+        finally:
+            database.disconnect()
     _say("stopped", "all processes ended", start)
     print(
         f"\nLook at   {_shown(home, run['artifacts']['report'])}   (in a browser)\n"
