@@ -58,9 +58,16 @@ class Cluster:
         folder: for everything that is written; another user than root must be able to pass through it.
         workers: names of the workers, each of which takes one run at a time.
         say: called with one line per part that answers.
+        server_settings: further variables for Prefect's server.
     """
 
-    def __init__(self, folder: Path, workers: tuple[str, ...], say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        workers: tuple[str, ...],
+        say: Callable[[str], None],
+        server_settings: Mapping[str, str] | None = None,
+    ) -> None:
         self.folder = folder
         self.token = secrets.token_hex(8)
         self.say = say
@@ -72,6 +79,7 @@ class Cluster:
             folder / "mongodb", folder / "logs" / "mongod.log", token=self.token, cache_gb=0.5
         )
         self._prefect_port = free_port()
+        self._server_settings = dict(server_settings or {})
         self.api_url = f"http://127.0.0.1:{self._prefect_port}/api"
         self.server = self._make_server()
         self.workers = {name: self._make_worker(name) for name in workers}
@@ -152,7 +160,9 @@ class Cluster:
         return prefect_server(
             self._prefect_port,
             log=self.folder / "logs" / "server.log",
-            env=self._environment(machine, {**database, "PREFECT_API_URL": self.api_url}),
+            env=self._environment(
+                machine, {**database, "PREFECT_API_URL": self.api_url, **self._server_settings}
+            ),
             token=self.token,
             cwd=machine.folder,
             login=self.login,

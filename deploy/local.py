@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from deploy.cluster import OURS, ROOT, Cluster
+from deploy.cluster import OURS, ROOT, Cluster, Machine
 from valflow.errors import StackError
 from valflow.processes import marked_processes
 
@@ -30,7 +30,7 @@ DATASETS = {"north": 51, "south": 52}  # with the seed of their scenes
 WORKERS = ("worker-1", "worker-2")
 SCENES = 150
 PATIENCE = 300.0  # seconds for a worker to pick a run up and work on it, on a busy machine
-_TABLES = {
+TABLES = {
     "flow_run": "flow runs",
     "flow_run_state": "their states",
     "task_run": "task runs",
@@ -51,9 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--scenes", type=int, default=SCENES, help="pictures per dataset (%(default)s)")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    # Before anything of FiftyOne is imported: nothing of the user's may be reached.
-    for name in [name for name in os.environ if name.startswith(OURS)]:
-        del os.environ[name]
+    forget_settings()
     start = time.monotonic()
 
     from valflow import database
@@ -62,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(line, flush=True)
 
     try:
-        with _own_folder() as folder:
+        with own_folder() as folder:
             cluster = Cluster(folder, WORKERS, say)
             try:
                 _walk(cluster, options.scenes, say)
@@ -77,11 +75,21 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def forget_settings() -> None:
+    """Before anything of FiftyOne is imported: nothing of the user's may be reached."""
+    for name in [name for name in os.environ if name.startswith(OURS)]:
+        del os.environ[name]
+
+
+def become(machine: Machine, cluster: Cluster) -> None:
+    """Let this process work as somebody on that machine."""
+    os.environ.update({**machine.environment, **cluster.database_environment, **cluster.prefect_environment})
+    os.environ.update({"FIFTYONE_SHOW_PROGRESS_BARS": "false", "MPLBACKEND": "Agg"})
+
+
 def _walk(cluster: Cluster, scenes: int, say: Callable[[str], None]) -> None:
     cluster.start()
-    reviewer = cluster.machine("reviewer").environment
-    os.environ.update({**reviewer, **cluster.database_environment, **cluster.prefect_environment})
-    os.environ.update({"FIFTYONE_SHOW_PROGRESS_BARS": "false", "MPLBACKEND": "Agg"})
+    become(cluster.machine("reviewer"), cluster)
     _build_datasets(cluster.shared, scenes, say)  # while Prefect makes its tables
     cluster.deploy()
     cluster.start_workers()
@@ -213,20 +221,21 @@ def _check_reader(cluster: Cluster, runs: list[str], say: Callable[[str], None])
 
 
 def _check_prefect(cluster: Cluster, say: Callable[[str], None]) -> None:
-    rows = asyncio.run(_rows_of(cluster.postgres.url.replace("+asyncpg", "")))
+    rows = asyncio.run(rows_of(cluster.postgres.url))
     _check("flow runs in PostgreSQL", len(DATASETS), rows["flow_run"])
     sqlite = [str(path) for path in (cluster.folder / "machines").rglob("prefect.db")]
     _check("SQLite databases of Prefect", [], sqlite)
-    told = ", ".join(f"{rows[table]} {name}" for table, name in _TABLES.items())
+    told = ", ".join(f"{rows[table]} {name}" for table, name in TABLES.items())
     say(f"postgres  rows of both runs: {told}")
 
 
-async def _rows_of(url: str) -> dict[str, int]:
+async def rows_of(url: str) -> dict[str, int]:
+    """Rows of Prefect's tables that grow with runs, by table."""
     import asyncpg
 
-    connection = await asyncpg.connect(url)
+    connection = await asyncpg.connect(url.replace("+asyncpg", ""))
     try:
-        return {table: await connection.fetchval(f"SELECT count(*) FROM {table}") for table in _TABLES}
+        return {table: await connection.fetchval(f"SELECT count(*) FROM {table}") for table in TABLES}
     finally:
         await connection.close()
 
@@ -249,7 +258,7 @@ def _check_logins(cluster: Cluster, say: Callable[[str], None]) -> None:
             found = (error.details or {}).get("codeName")
         _check("MongoDB without a login", "Unauthorized", found)
     try:
-        asyncio.run(_rows_of(f"postgresql://prefect:guess@127.0.0.1:{cluster.postgres.port}/prefect"))
+        asyncio.run(rows_of(f"postgresql://prefect:guess@127.0.0.1:{cluster.postgres.port}/prefect"))
     except asyncpg.InvalidPasswordError:
         pass
     else:
@@ -271,7 +280,8 @@ def _check_mongodb(say: Callable[[str], None]) -> None:
 
 
 @contextmanager
-def _own_folder() -> Iterator[Path]:
+def own_folder() -> Iterator[Path]:
+    """A folder that goes again, through which other users may pass."""
     folder = Path(tempfile.mkdtemp(prefix="valflow-deployed-"))
     folder.chmod(0o755)  # PostgreSQL may run as another user
     try:
