@@ -47,7 +47,7 @@ def review(dataset: Any, run: dict[str, Any], say: Callable[[str], None]) -> Non
         decide("approve", "--label", corrected)
     drawn = decide("audit", "--seed", "7")
     verdicts = Path(drawn["sheet"]).with_suffix(".csv")
-    _judge(dataset, f"{run['label_field']}_in_review", drawn["items"], verdicts)
+    judge(dataset, f"{run['label_field']}_in_review", drawn["items"], verdicts)
     decide("audit", "--verdicts", str(verdicts))
 
 
@@ -64,7 +64,7 @@ def _correct_one(dataset: Any, field: str) -> str | None:
     return None
 
 
-def _judge(dataset: Any, field: str, items: list[dict[str, Any]], path: Path) -> None:
+def judge(dataset: Any, field: str, items: list[dict[str, Any]], path: Path) -> None:
     """Fill in the verdicts: the script looks at the ground truth where a person looks at the picture."""
     dataset.reload()
     with path.open("w", newline="") as file:
