@@ -33,7 +33,7 @@ def test_nothing_is_lost_by_kills_at_writes() -> None:
     assert (int(total[-2]), int(total[-1])) == (20, 0)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(OUTAGES))
 def test_nothing_is_lost_in_an_outage(name: str) -> None:
     said = run("tests.chaos.outages", name, timeout=400)

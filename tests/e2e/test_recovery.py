@@ -64,6 +64,8 @@ def test_a_run_goes_on_after_its_process_was_killed_and_its_decision_was_not_pas
         {
             "dataset": pets.name,
             "label_field": "pets",
+            # Told, for to find it out is to ask the model, before the run is on record.
+            "label_type": "detections",
             "model": model,
             "shard_size": 2,
             "batch_size": 2,
