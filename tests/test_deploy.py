@@ -253,6 +253,32 @@ def test_the_image_gets_what_the_wheel_is_made_of() -> None:
     assert {line[1:] for line in allowed if line.startswith("!")} == needed
 
 
+# -- other types of work pools
+
+
+@pytest.mark.parametrize("kind", ["docker", "kubernetes"])
+def test_job_variables_are_those_of_the_pool(kind: str) -> None:
+    variables = json.loads((FOLDER / f"{kind}-job.json").read_text())
+    import prefect
+
+    # What the server itself checks them against, when a deployment is made.
+    shipped = Path(prefect.__file__).parent / "server" / "api" / "collections_data" / "views"
+    known = json.loads((shipped / "aggregate-worker-metadata.json").read_text())[f"prefect-{kind}"][kind]
+    schema = known["default_base_job_configuration"]["variables"]
+    jsonschema.validate(variables, {**schema, "additionalProperties": False})
+    assert variables["image"] == f"valflow:{__version__}"
+    environment = set(variables["env"])
+    assert environment - known_to_valflow() - known_to_prefect() - known_to_fiftyone() == set()
+    assert {"VALFLOW_HOME", "FIFTYONE_DATABASE_URI", "VALFLOW_ALLOWED_MODELS"} <= environment
+
+
+@pytest.mark.parametrize("page", ["deployment.md", "scaling.md"])
+def test_settings_of_prefect_on_the_pages_exist(page: str) -> None:
+    named = set(re.findall(r"\bPREFECT_[A-Z_]+\b", (ROOT / "docs" / page).read_text()))
+    assert named
+    assert named - known_to_prefect() == set()
+
+
 # -- for real
 
 
