@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import re
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -90,10 +91,11 @@ def _cost_of_run(cluster: Cluster, shards: int, scenes: int) -> Load:
         f"shard_size={-(-scenes // shards)}",
         "batch_size=4",
         "review.required=false",
-        f"output_dir={cluster.shared / 'runs'}",
     ]
+    # What runs write goes beside their configuration.
+    path = Path(shutil.copy(CONFIG, cluster.shared / CONFIG.name))
     before = _so_far(cluster)
-    flow_run = prefect_api.trigger(load_config(CONFIG, settings), name=f"{shards} shards")
+    flow_run = prefect_api.trigger(load_config(path, settings), name=f"{shards} shards")
     prefect_api.wait_for(flow_run, ["Completed"], timeout=PATIENCE, poll=2.0)
     return _so_far(cluster).less(before)
 
