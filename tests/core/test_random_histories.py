@@ -9,6 +9,7 @@ import contextlib
 import copy
 import itertools
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ VERDICTS = st.sampled_from(["correct", "wrong_class", "not_an_object", "unsure"]
 PLACES = st.integers(0, 30)
 
 _datasets: list[Any] = []
+_brought_back: Counter[str] = Counter()  # what was done by the rules that seldom can be
 _compared = itertools.count()  # states that were compared, those at the beginning of histories included
 
 
@@ -55,7 +57,7 @@ def dataset() -> Iterator[Any]:
         yield made
         _datasets.clear()
         made.delete()
-        print(f"\n{next(_compared)} states compared")  # to be seen with -s
+        print(f"\n{next(_compared)} states compared; {dict(_brought_back)}")  # to be seen with -s
 
 
 @st.composite
@@ -370,6 +372,7 @@ class Histories(RuleBasedStateMachine):
             return
         died = dies_after(writes, really)
         self.dataset.reload()
+        self._count(after, " in a death" if died else "")
         if died:
             self._check_between(before, after)
             self._recover(step, before, after)
@@ -503,7 +506,12 @@ class Histories(RuleBasedStateMachine):
             really()
         with contextlib.suppress(Refused):
             should(after)
+        self._count(after)
         self.model = after
+
+    def _count(self, after: Run, how: str = "") -> None:
+        if self.model.state != after.state and self.model.state in ("FINALIZED", "ROLLED_BACK"):
+            _brought_back[f"{self.model.state} to {after.state}{how}"] += 1
 
     def _in_the_app(self, field: str, label_id: str, changes: dict[str, Any]) -> None:
         """Write as the App does: the label, and the time of its sample."""
