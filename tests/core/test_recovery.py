@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -19,6 +20,7 @@ import pytest
 from pymongo.errors import AutoReconnect
 
 from tests.builders import counts, labels_in, make_dataset, make_run
+from tests.waiting import wait_until
 from valflow import database, decisions, prefect_api, promotion, recovery, rolling_back, runs
 from valflow.errors import PromotionError, RunBusy, StackError, StaleAttempt
 from valflow.prefect_api import FlowRunState
@@ -158,14 +160,20 @@ def test_right_after_the_decision_the_decider_resumes(dataset: Any) -> None:
     assert plan(record, flow("PAUSED")) is None
 
 
-def test_the_review_field_of_a_run_that_was_discarded_in_a_crash_goes(
-    dataset: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def discarded_in_a_crash(dataset: Any, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A run whose process died before the review field was gone."""
     run = make_run(dataset, "IN_REVIEW")
     with monkeypatch.context() as crash:
         crash.setattr(decisions, "drop_staging", lambda record: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             decisions.submit(run, decisions.Decision("discard", "ann"))
+    return run
+
+
+def test_the_review_field_of_a_run_that_was_discarded_in_a_crash_goes(
+    dataset: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = discarded_in_a_crash(dataset, monkeypatch)
     staging = runs.load(run)["staging_field"]
     dataset.reload()
     assert dataset.has_field(staging)
@@ -177,6 +185,36 @@ def test_the_review_field_of_a_run_that_was_discarded_in_a_crash_goes(
     dataset.reload()
     assert not dataset.has_field(staging)
     assert steps_of(run) == []
+
+
+@pytest.mark.slow
+def test_a_caretaker_goes_on_looking_until_it_is_ended(
+    dataset: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    database.runs().delete_many({})  # what other tests left would be recovered, too
+    run = discarded_in_a_crash(dataset, monkeypatch)
+    staging = runs.load(run)["staging_field"]
+    env = {**os.environ, "PREFECT_API_URL": "http://127.0.0.1:9/api"}  # Prefect is away; this needs none
+    caretaker = subprocess.Popen(
+        [sys.executable, "-m", "valflow.reaper", "--every", "0.2"],
+        env=env,
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        # It looks, and finds a process that may just be at it; only later that it died.
+        time.sleep(2.0)
+        assert caretaker.poll() is None
+        dataset.reload()
+        assert dataset.has_field(staging)
+        orphan(run)
+        wait_until(lambda: dataset.reload() or not dataset.has_field(staging), timeout=60.0)
+    finally:
+        caretaker.terminate()
+        said, _ = caretaker.communicate(timeout=30)
+    assert caretaker.returncode == 0
+    assert f"recovery run {run}: " in said
 
 
 def test_a_living_process_is_left_alone(dataset: Any) -> None:
