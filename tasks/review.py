@@ -8,7 +8,7 @@ from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.exceptions import Pause
 from prefect.flow_runs import suspend_flow_run
-from prefect.input import RunInput
+from prefect.input import RunInput, keyset_from_base_key, read_flow_run_input
 from prefect.runtime import deployment, flow_run
 from pydantic import Field
 
@@ -61,7 +61,7 @@ def ask_for_decision(run: str) -> bool:
     if deployment.id is None:
         _tell_that_it_waits(record)
         return False
-    answer = _suspend(record)
+    answer = _unread_answer(record) or _suspend(record)
     if runs.load(run)["state"] != State.IN_REVIEW.value:
         return True
     try:
@@ -97,9 +97,23 @@ def _as_decision(answer: ReviewDecision) -> decisions.Decision:
     )
 
 
-def _suspend(record: runs.Record) -> ReviewDecision:
+def _unread_answer(record: runs.Record) -> ReviewDecision | None:
+    """What a person answered to an earlier start of this flow run that died before it was on record."""
+    for count in range((flow_run.run_count or 1) - 1, 0, -1):
+        keyset = keyset_from_base_key(f"suspended-{_key(record, count)}")
+        answer = read_flow_run_input(keyset["response"])
+        if answer is not None:
+            return ReviewDecision.load(keyset)
+    return None
+
+
+def _key(record: runs.Record, count: int) -> str:
     # With a key that does not change, a second suspend would return the first answer at once.
-    key = f"review-{flow_run.run_count}-r{record['round']}"
+    return f"review-{count}-r{record['round']}"
+
+
+def _suspend(record: runs.Record) -> ReviewDecision:
+    key = _key(record, flow_run.run_count)
     runs.update(
         runs.fence_of(record),
         {
