@@ -9,7 +9,7 @@ PORT  ?=
 ARGS  ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-models up lint bench soak chaos screenshots clean
+.PHONY: help setup demo deployed-demo test test-models up lint bench soak chaos screenshots clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -22,6 +22,9 @@ $(READY): pyproject.toml constraints.txt scripts/setup.sh
 
 demo: $(READY)  ## the whole pipeline on real handwritten digits, in a stack of its own
 	$(PY) -m examples.digits.demo $(ARGS)
+
+deployed-demo: $(READY)  ## the same on PostgreSQL, a MongoDB replica set and two workers with separate homes
+	$(PY) -m deploy.local $(ARGS)
 
 test: $(READY)  ## all tests (ARGS="tests/core -k ledger" for some)
 	$(PY) -m pytest $(ARGS)

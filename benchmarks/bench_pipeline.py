@@ -18,6 +18,7 @@ from typing import Any
 
 from benchmarks import scenes, stand_in
 from benchmarks.measuring import Meter, cpu_of, own_database
+from valflow import database
 
 STAGES = ("infer", "triage", "freeze", "validate", "finalize", "evaluate", "export", "report")
 MICROSECONDS = 250
@@ -56,7 +57,7 @@ def main() -> None:
 
 
 def measure(meter: Meter, samples: int, processes: Sequence[str]) -> dict[str, Any]:
-    """One run, its stages spread over processes: ``{counts, costs: {stage: {cpu, peak}}}``."""
+    """One run, its stages spread over processes: ``{counts, costs: {stage: {cpu, peak, …}}, sizes}``."""
     name = f"bench_{samples}"
     dataset = scenes.write_dataset(
         name, scenes.make_scenes(samples), doubled=scenes.DOUBLED, folder=meter.folder / name
@@ -68,8 +69,30 @@ def measure(meter: Meter, samples: int, processes: Sequence[str]) -> dict[str, A
         found = _in_a_process(meter, name, stages)
         costs |= found["costs"]
         counts = found["counts"]
+    sizes = _sizes(dataset)
     dataset.delete()
-    return {"counts": counts, "costs": costs}
+    return {"counts": counts, "costs": costs, "sizes": sizes}
+
+
+def _sizes(dataset: Any) -> dict[str, dict[str, float]]:
+    """Bytes of the documents that the latest run leaves, by collection: ``documents, mean, largest``."""
+    run = database.runs().find_one({"dataset_id": str(dataset._doc.id)}, sort=[("created_at", -1)])
+    assert run is not None
+    mine: dict[str, Any] = {"run": run["run"]}
+    places = {
+        "sample": (database.samples_of(dataset), {}),
+        "ledger": (database.ledger(), mine),
+        "targets of a shard": (database.targets(), mine),
+        "run record": (database.runs(), mine),
+        "safety copy": (database.copied(), {}),
+    }
+    size = {"$bsonSize": "$$ROOT"}
+    figures = {"_id": None, "documents": {"$sum": 1}, "mean": {"$avg": size}, "largest": {"$max": size}}
+    return {
+        name: found
+        for name, (collection, query) in places.items()
+        for found in collection.aggregate([{"$match": query}, {"$group": figures}, {"$unset": "_id"}])
+    }
 
 
 def add_costs(meter: Meter, measured: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ import ctypes
 import gc
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -31,10 +32,23 @@ _TINY = 100
 
 @dataclass(frozen=True)
 class Cost:
-    """What one stage took: CPU seconds, and bytes above what the process held before."""
+    """What one stage took.
+
+    Attributes:
+        cpu: seconds of CPU, of this process and mongod.
+        peak: bytes of memory above what the process held before.
+        wall: seconds on the clock, what is measured apart included.
+        resident: bytes that the process held at most.
+        server: bytes that mongod held at most.
+        server_cpu: seconds of CPU of mongod alone, what is measured apart included.
+    """
 
     cpu: float
     peak: int
+    wall: float
+    resident: int
+    server: int
+    server_cpu: float
 
 
 def config_of(dataset: str, folder: Path) -> Any:
@@ -189,28 +203,36 @@ def run_stages(run: str, stages: Sequence[str], meter: Meter) -> dict[str, Cost]
     """Run some stages of a run and measure each."""
     costs = {}
     for name in stages:
-        with _peak_memory() as peak, meter.measure((stand_in, "fetch")) as measured:
+        begin, server_begin = time.perf_counter(), sum(meter.server.cpu_times()[:2])
+        with _peak_memory(meter.server) as peak, meter.measure((stand_in, "fetch")) as measured:
             STAGES[name](run)
-        costs[name] = Cost(measured.rest, peak.above)
+        wall = time.perf_counter() - begin
+        server_cpu = sum(meter.server.cpu_times()[:2]) - server_begin
+        costs[name] = Cost(measured.rest, peak.above, wall, peak.resident, peak.server, server_cpu)
         if name == "triage":
             review(run)
     return costs
 
 
 class _Peak:
-    above = 0
+    above = resident = server = 0
 
 
 @contextmanager
-def _peak_memory() -> Iterator[_Peak]:
-    """Largest resident memory of this process inside the block, above what it was before, in bytes."""
+def _peak_memory(server: psutil.Process) -> Iterator[_Peak]:
+    """Largest resident memory inside the block, in bytes: of this process, also above what it was before; of mongod."""
     process, stop, result = psutil.Process(), threading.Event(), _Peak()
     _give_back_memory()
     before = process.memory_info().rss
 
+    def look() -> None:
+        result.resident = max(result.resident, process.memory_info().rss)
+        result.above = result.resident - before
+        result.server = max(result.server, server.memory_info().rss)
+
     def watch() -> None:
         while not stop.wait(_SAMPLING_SECONDS):
-            result.above = max(result.above, process.memory_info().rss - before)
+            look()
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -219,7 +241,7 @@ def _peak_memory() -> Iterator[_Peak]:
     finally:
         stop.set()
         thread.join()
-        result.above = max(result.above, process.memory_info().rss - before)
+        look()
 
 
 def _give_back_memory() -> None:

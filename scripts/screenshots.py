@@ -102,7 +102,9 @@ def save(screen: Any, name: str) -> None:
     """A picture at each width, with few colours: a fifth of the bytes."""
     for suffix, (width, height) in WIDTHS.items():
         screen.page.set_viewport_size({"width": width, "height": height})
-        screen.page.wait_for_timeout(2500)  # notices go, tiles come
+        screen.page.wait_for_timeout(2500)  # notices go, old tiles too
+        screen.page.locator("[data-cy=looker]").first.wait_for()
+        screen.page.wait_for_timeout(1000)
         image = Image.open(io.BytesIO(screen.page.screenshot())).convert("RGB")
         path = PICTURES / f"{name}{suffix}.png"
         image.quantize(COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(

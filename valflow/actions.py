@@ -150,10 +150,8 @@ def undo(run: str, reviewer: str, *, own: bool = False) -> ActionResult:
         )
     tagged = last["event"] in ("tag", JUDGE_IMAGES)
     if last["event"] == "tag" and "writing" in last:
-        # What had the tag before must be known first; this process may be at it.
-        problem_tags.finish(record, database.dataset_of(record))
-        last = database.actions().find_one({"_id": last["_id"]}) or last
-    if runs.is_alive(last.get("writing") or {}):
+        last = problem_tags.until_remembered(record, database.dataset_of(record), last)
+    if runs.is_alive(last.get("writing") or {}) and not problem_tags.is_remembered(last):
         # What it still writes would stay, although it was taken back.
         raise IllegalTransition(
             f"action {last['seq']} of {last['actor']} is being written just now; try again in a moment"
@@ -170,10 +168,13 @@ def undo(run: str, reviewer: str, *, own: bool = False) -> ActionResult:
     _claim_undo(last, reviewer)
     more = {"writing": problem_tags.writing()} if tagged else {}
     record_action(record, "undo", reviewer, {"action": target}, **more)
-    changed = ledger.count_labels(record["run"], {"action": target})
-    ledger.restore(record["run"], target, seq)
     dataset = database.dataset_of(record)
-    if tagged:
+    if last["event"] == "tag":
+        changed = problem_tags.withdraw(record["run"], target)
+    else:
+        changed = ledger.count_labels(record["run"], {"action": target})
+        ledger.restore(record["run"], target, seq)
+    if last["event"] == JUDGE_IMAGES:
         changed = problem_tags.withdraw(record["run"], target)
     if last["event"] in ("judge", JUDGE_IMAGES):
         database.audits().update_many(
@@ -361,28 +362,27 @@ def _decide(
     _read_app_edits(run)
     _check_known(run, selection)
     documents = {"run": run, **selection.document_query()}
-    selected, possible = ledger.count_both(documents, selection.condition(), may)
-    if not possible:
+    standing = ledger.standing(documents, selection.condition(), may)
+    if not standing.possible:
         raise SelectionError(
             _nothing_selected(run, selection, {"approve": "approved", "reject": "rejected"}.get(event, event))
         )
     record = begin(run)
     seq = record["action_seq"]
     record_action(record, event, reviewer, selection.describe(), writing=runs.sign_of_life())
-    condition = {"$and": [selection.condition(), may]}
     query, entry = selection.document_query(), selection.entry_query()
     if may_query is not None and entry is not None:
-        ledger.decide(run, query, condition, {"$and": [entry, may_query]}, state, seq)
+        ledger.decide(run, query, {"$and": [entry, may_query]}, standing.before, state, seq)
     else:
         change = state_change(state, seq)
         if may_query is None:
             change = {**state_change(state, seq, "invalid"), "invalid": []}
-        stages = [map_labels(condition, change), {"$set": {"dirty": seq}}]
-        database.ledger().update_many({"run": run, **query}, stages)
+        stage = map_labels({"$and": [selection.condition(), may]}, change)
+        database.ledger().update_many({"run": run, **query}, [stage, {"$set": {"dirty": seq}}])
     mirroring.mirror_soon(record, database.dataset_of(record))
     finished(run, seq)
     changed = ledger.count_labels(run, {"action": seq})
-    left = {"left as they are": selected - changed} if selected > changed else {}
+    left = {"left as they are": standing.selected - changed} if standing.selected > changed else {}
     return ActionResult(run, seq, event, changed, left)
 
 
@@ -476,6 +476,8 @@ def _record_once(run: str, seq: int, event: str, actor: str, selector: dict[str,
 
 def _check_uppermost(run: str, seq: int) -> None:
     """Refuse to pull an action out from under a later one on the same labels."""
+    if runs.load(run)["action_seq"] == seq:
+        return
     above = database.ledger().find_one(
         {"run": run, "labels.prev.action": seq}, {"labels.prev": 1, "labels.action": 1}
     )

@@ -56,6 +56,14 @@ def connection() -> Database[dict[str, Any]]:
     return db
 
 
+def disconnect() -> None:
+    """Let go of the database, for a process that outlives it: FiftyOne's goodbye would look for it for 30 s."""
+    import fiftyone.core.odm.database as connections
+
+    connections._disconnect()
+    _indexed.clear()
+
+
 def runs() -> Collection[dict[str, Any]]:
     """One record per labeling run."""
     return connection()[RUNS]

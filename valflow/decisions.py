@@ -287,6 +287,7 @@ def _accept(record: runs.Record, decision: Decision, frozen: Preview) -> runs.Re
             "frozen": {
                 "token": frozen.token,
                 "digest": frozen.digest,
+                "round": record["round"],
                 "labels": frozen.labels,
                 "samples": frozen.samples,
                 "per_class": frozen.per_class,

@@ -64,8 +64,9 @@ def check_room(record: runs.Record, dataset: Any, token: str) -> None:
 def digest_of(record: runs.Record, token: str, documents: Any = None) -> tuple[str, int, int]:
     """``(digest, labels, samples)`` of a frozen approval set.
 
-    SHA-256 over the digest of the certificate, where the run has one, and the raw BSON of the labels in order of
-    sample ids: who confirms a set confirms what was proven about it.
+    SHA-256 over run and round, the digest of the certificate, where the run has one, and the raw BSON of the labels in
+    order of sample ids: who confirms a set confirms what was proven about it, and confirms it once. The same labels in
+    the next round of the review are another matter.
 
     Args:
         record: the run.
@@ -73,7 +74,8 @@ def digest_of(record: runs.Record, token: str, documents: Any = None) -> tuple[s
         documents: the collection; None takes the ledger of this process's database.
     """
     run, documents = record["run"], database.ledger() if documents is None else documents
-    sha = hashlib.sha256(((record.get("certificate") or {}).get("digest") or "").encode())
+    sha = hashlib.sha256(_occasion(record, token))
+    sha.update(((record.get("certificate") or {}).get("digest") or "").encode())
     frozen = {"$match": {"run": run, "frozen.token": token, "frozen.labels.0": {"$exists": True}}}
     count = {"$size": "$frozen.labels"}
     content = {"_id": 0, "n": count, "sample_id": 1, "labels": "$frozen.labels"}
@@ -86,6 +88,13 @@ def digest_of(record: runs.Record, token: str, documents: Any = None) -> tuple[s
     for counted in documents.aggregate([frozen, total]):
         return sha.hexdigest(), counted["labels"], counted["samples"]
     return sha.hexdigest(), 0, 0
+
+
+def _occasion(record: runs.Record, token: str) -> bytes:
+    """What a digest is bound to beside the labels; nothing where the set was decided before digests knew rounds."""
+    frozen = record.get("frozen") or {}
+    number = frozen.get("round") if frozen.get("token") == token else record["round"]
+    return b"" if number is None else f"{record['run']}|{number}|".encode()
 
 
 def frozen_counts(run: str, token: str, attribute: str) -> dict[str, int]:

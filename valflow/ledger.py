@@ -7,6 +7,7 @@ they do not survive a stale screen of the App.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -187,31 +188,82 @@ def state_change(state: str, action: int, *also: str) -> Expression:
     return {"state": state, "action": action, "prev": {"$concatArrays": [[previous], "$$l.prev"]}}
 
 
+@dataclass(frozen=True)
+class Standing:
+    """What some entries are now.
+
+    Attributes:
+        selected: number of entries that are meant.
+        possible: number of those that may be changed.
+        before: the different states of the latter, as their stacks will hold them.
+    """
+
+    selected: int
+    possible: int
+    before: tuple[dict[str, Any], ...]
+
+
+def standing(query: Mapping[str, Any], chosen: Expression, may: Expression) -> Standing:
+    """Look at entries before they are decided.
+
+    Args:
+        query: which documents may hold such entries.
+        chosen: whether the entry ``$$l`` is meant.
+        may: whether it may be changed.
+    """
+    entries = {"$filter": {"input": "$labels", "as": "l", "cond": chosen}}
+    possible = {"$filter": {"input": "$$chosen", "as": "l", "cond": may}}
+    was = {"$map": {"input": "$$possible", "as": "l", "in": {"state": "$$l.state", "action": "$$l.action"}}}
+    looked = {
+        "n": {"$size": "$$chosen"},
+        "both": {"$size": "$$possible"},
+        "before": {"$setUnion": [was]},
+    }
+    inner = {"$let": {"vars": {"possible": possible}, "in": looked}}
+    groups = database.ledger().aggregate(
+        [
+            {"$match": dict(query)},
+            {"$project": {"s": {"$let": {"vars": {"chosen": entries}, "in": inner}}}},
+            {"$group": {"_id": "$s.before", "n": {"$sum": "$s.n"}, "both": {"$sum": "$s.both"}}},
+        ]
+    )
+    selected = changed = 0
+    before: list[dict[str, Any]] = []
+    for group in groups:
+        selected, changed = selected + group["n"], changed + group["both"]
+        before += [state for state in group["_id"] if state not in before]
+    return Standing(selected, changed, tuple(before))
+
+
 def decide(
-    run: str, query: Mapping[str, Any], chosen: Expression, entry: Mapping[str, Any], state: str, action: int
+    run: str,
+    query: Mapping[str, Any],
+    entry: Mapping[str, Any],
+    before: Sequence[dict[str, Any]],
+    state: str,
+    action: int,
 ) -> None:
     """Bring entries into a state; the old one goes on top of their stacks for undo.
 
     Filters of array elements cost half of what a pipeline does, but cannot read what they replace: so the few
-    different states that there are come first.
+    different states that there are must be known. What somebody else decided since is in none of them, and stays.
 
     Args:
         run: key of the run.
         query: which documents may hold such entries.
-        chosen: whether the entry ``$$l`` is one of them.
-        entry: the same as a query on one entry.
+        entry: which entries, as a query on one.
+        before: their different states; see ``standing``.
         state: the new state.
         action: the action that brings them there.
     """
-    was = {"state": "$$l.state", "action": "$$l.action"}
-    for part in _different({"run": run, **query}, chosen, was):
+    for part in _parts(before):
         change: dict[str, Any] = {"dirty": action}
         stack, filters = {}, []
-        for number, before in enumerate(part):
+        for number, was in enumerate(part):
             name = f"l{number}"
             change |= {f"labels.$[{name}].state": state, f"labels.$[{name}].action": action}
-            stack[f"labels.$[{name}].prev"] = {"$each": [before], "$position": 0}
-            filters.append(array_filter(name, {"$and": [entry, before]}))
+            stack[f"labels.$[{name}].prev"] = {"$each": [was], "$position": 0}
+            filters.append(array_filter(name, {"$and": [entry, was]}))
         database.ledger().update_many(
             {"run": run, **query}, {"$set": change, "$push": stack}, array_filters=filters
         )
@@ -223,7 +275,17 @@ def restore(run: str, action: int, undo: int) -> None:
     ``returned`` remembers when the action held. As in ``decide``, the few different states come first.
     """
     query = {"run": run, "labels.action": action}
-    for part in _different(query, {"$eq": ["$$l.action", action]}, {"$first": "$$l.prev"}):
+    mine = {"$filter": {"input": "$labels", "as": "l", "cond": {"$eq": ["$$l.action", action]}}}
+    values = {"$map": {"input": mine, "as": "l", "in": {"$first": "$$l.prev"}}}
+    found = database.ledger().aggregate(
+        [
+            {"$match": query},
+            {"$group": {"_id": {"$setUnion": [values]}}},
+            {"$unwind": "$_id"},
+            {"$group": {"_id": "$_id"}},
+        ]
+    )
+    for part in _parts([group["_id"] for group in found]):
         change: dict[str, Any] = {"dirty": undo}
         popped, returned, filters = {}, {}, []
         for number, before in enumerate(part):
@@ -238,21 +300,10 @@ def restore(run: str, action: int, undo: int) -> None:
         )
 
 
-def _different(query: Mapping[str, Any], chosen: Expression, what: Expression) -> Iterator[list[Any]]:
-    """The different values of ``what`` among the chosen entries (``$$l``), in parts for one update each."""
-    entries = {"$filter": {"input": "$labels", "as": "l", "cond": chosen}}
-    values = {"$map": {"input": entries, "as": "l", "in": what}}
-    found = database.ledger().aggregate(
-        [
-            {"$match": dict(query)},
-            {"$group": {"_id": {"$setUnion": [values]}}},
-            {"$unwind": "$_id"},
-            {"$group": {"_id": "$_id"}},
-        ]
-    )
-    different = [group["_id"] for group in found]
-    for start in range(0, len(different), _STATES_AT_ONCE):
-        yield different[start : start + _STATES_AT_ONCE]
+def _parts(states: Sequence[dict[str, Any]]) -> Iterator[Sequence[dict[str, Any]]]:
+    """Of different states, as many as one update takes at a time."""
+    for start in range(0, len(states), _STATES_AT_ONCE):
+        yield states[start : start + _STATES_AT_ONCE]
 
 
 def array_filter(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -300,23 +351,6 @@ def count_where(query: dict[str, Any], condition: Expression | bool) -> int:
         database.ledger().aggregate([{"$match": query}, {"$group": {"_id": None, "n": {"$sum": size}}}])
     )
     return groups[0]["n"] if groups else 0
-
-
-def count_both(query: dict[str, Any], condition: Expression, also: Expression) -> tuple[int, int]:
-    """Number of entries for which ``condition`` holds, and of those for which ``also`` does; see ``count_where``."""
-    entries = {"$filter": {"input": "$labels", "as": "l", "cond": condition}}
-    sizes = {
-        "$let": {
-            "vars": {"chosen": entries},
-            "in": {
-                "n": {"$size": "$$chosen"},
-                "both": {"$size": {"$filter": {"input": "$$chosen", "as": "l", "cond": also}}},
-            },
-        }
-    }
-    total = {"$group": {"_id": None, "n": {"$sum": "$s.n"}, "both": {"$sum": "$s.both"}}}
-    groups = list(database.ledger().aggregate([{"$match": query}, {"$project": {"s": sizes}}, total]))
-    return (groups[0]["n"], groups[0]["both"]) if groups else (0, 0)
 
 
 def class_table(run: str, thresholds: dict[str, Any] | None = None) -> list[dict[str, Any]]:

@@ -75,16 +75,22 @@ def mirror_tags(record: dict[str, Any], dataset: Any) -> None:
 
 def wait(run: str) -> None:
     """Return when this process has nothing left to write in the background for the run; it does not rest meanwhile."""
-    global _in_a_hurry
     with _starting:
         thread = _at_work.get(run)
-    if thread is None:
-        return
+    if thread is not None:
+        with in_a_hurry():
+            thread.join()
+
+
+@contextmanager
+def in_a_hurry() -> Iterator[None]:
+    """While an answer waits for work in the background, that does not rest."""
+    global _in_a_hurry
     with _answered:
         _in_a_hurry += 1
         _answered.notify_all()
     try:
-        thread.join()
+        yield
     finally:
         with _answered:
             _in_a_hurry -= 1

@@ -332,6 +332,12 @@ def call(
             f"the Prefect server at {api} asks for a login: work in the folder (or VALFLOW_HOME) of its "
             f"`valflow up --secure`, or set {FOR_CLIENTS}=user:password"
         )
+    if answer.status_code in BUSY:
+        raise StackError(
+            f"the Prefect server at {api} answers {answer.status_code} ({_detail(answer)}) to {method} {path}, and "
+            f"went on so for {sum(BACK_OFF):.0f} s. Nothing is lost: give the same command again once it works "
+            "(`valflow doctor` tells)"
+        )
     if answer.status_code >= 400 and answer.status_code not in accept:
         raise StackError(f"Prefect at {api} refused {method} {path}: {answer.status_code}, {_detail(answer)}")
     return answer

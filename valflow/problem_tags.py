@@ -21,7 +21,7 @@ from valflow.own_writes import Stamp
 _BATCH = 4000
 # More samples than these take a noticeable part of a second: their tags follow after the answer.
 AT_ONCE = 1000
-_LOOK_EVERY = 0.1
+_LOOK_EVERY = 0.05  # seconds
 _WAIT_FOR_OTHERS = 5.0  # seconds
 # How far an action is that puts tags on: nothing but the ledger is written, or what had the tag before is remembered.
 _STARTED, _REMEMBERED = "started", "remembered"
@@ -71,6 +71,24 @@ def finish(record: dict[str, Any], dataset: Any) -> None:
             return
         else:
             time.sleep(_LOOK_EVERY)
+
+
+def is_remembered(action: dict[str, Any]) -> bool:
+    """Whether it is known what had the tag of an action before, so that it can be taken back while it is written."""
+    return action.get("writing", {"step": _REMEMBERED}).get("step") == _REMEMBERED
+
+
+def until_remembered(record: dict[str, Any], dataset: Any, action: dict[str, Any]) -> dict[str, Any]:
+    """The action that puts a tag on, once ``is_remembered``, or after a while in which it did not become so."""
+    deadline = time.monotonic() + _WAIT_FOR_OTHERS
+    with mirroring.in_a_hurry():
+        while not is_remembered(action) and time.monotonic() < deadline:
+            if runs.is_alive(action["writing"]):
+                time.sleep(_LOOK_EVERY)
+            else:
+                finish(record, dataset)
+            action = database.actions().find_one({"_id": action["_id"]}) or action
+    return action
 
 
 def withdraw(run: str, action: int) -> int:

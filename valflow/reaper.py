@@ -1,15 +1,20 @@
 """The part of `valflow up` that looks after runs whose process died; see ``recovery``.
 
 It looks by MongoDB's and Prefect's own protocols, because importing FiftyOne takes seconds and much memory. Only where
-something is to be done, a process of its own does it: ``python -m valflow.reaper``.
+something is to be done, a process of its own does it: ``python -m valflow.reaper``. With ``--every 15`` that
+looks by itself, for deployments without `valflow up`.
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from valflow import prefect_api, recovery
 from valflow.database import RUNS
 from valflow.errors import StackError
+from valflow.mongod import configured_uri
 from valflow.processes import LEASH, MARK
 from valflow.quiet import QUIET
 
@@ -107,8 +113,26 @@ class Reaper:
                 self._say(f"recovery {line.rstrip()}")
 
 
-def main() -> None:
+def watch(every: float) -> None:
+    """Look again and again, until SIGTERM or Ctrl-C; for a deployment without `valflow up`."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    reaper = Reaper(
+        configured_uri, prefect_api.api_url(), lambda line: print(line, flush=True), env={}, cwd=Path.cwd()
+    )
+    with contextlib.suppress(KeyboardInterrupt):
+        while True:
+            reaper.look()
+            time.sleep(every)
+
+
+def main(arguments: list[str] | None = None) -> None:
     """Look, and do what is to be done; one line each."""
+    parser = argparse.ArgumentParser("python -m valflow.reaper", description=main.__doc__)
+    parser.add_argument("--every", type=float, metavar="SECONDS", help="go on looking")
+    options = parser.parse_args(arguments)
+    if options.every is not None:
+        watch(options.every)
+        return
     for line in recovery.mend(prefect_api.api_url()):
         print(line, flush=True)
 

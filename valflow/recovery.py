@@ -21,10 +21,11 @@ from valflow.states import STAGE_AFTER, TRANSITIONS, Event, State
 if TYPE_CHECKING:
     from pymongo.collection import Collection
 
-Kind = Literal["go_on", "resume", "roll_back", "discard", "clear", "start", "give_up", "tell"]
+Kind = Literal["go_on", "ask_again", "resume", "roll_back", "discard", "clear", "start", "give_up", "tell"]
 
 _IN_WORDS: dict[Kind, str] = {
     "go_on": "go on from its record",
+    "ask_again": "let its flow run ask again",
     "resume": "tell its flow run the decision",
     "roll_back": "finish the rollback",
     "discard": "discard it",
@@ -59,10 +60,11 @@ class Step:
 
     Attributes:
         run: its key.
-        kind: *go_on*: the flow continues; *resume*: the suspended flow run is told the decision; *roll_back*: a
-            rollback is finished; *discard*: nobody reviewed it in time; *clear*: the review field of a discarded run
-            goes; *start*: a flow run that died before its run was on record starts again; *give_up*: after too many
-            attempts; *tell*: given up before, a person must act.
+        kind: *go_on*: the flow continues; *ask_again*: its flow run starts again, to wait with a form; *resume*: the
+            suspended flow run is told the decision; *roll_back*: a rollback is finished; *discard*: nobody reviewed
+            it in time; *clear*: the review field of a discarded run goes; *start*: a flow run that died before its
+            run was on record starts again; *give_up*: after too many attempts; *tell*: given up before, a person
+            must act.
         why: what was found.
         remedy: what a person can do.
         attempt: number of this attempt, from 1; 0 where the step is none.
@@ -211,8 +213,15 @@ def is_outage(error: BaseException | None) -> bool:
     while error is not None:
         if isinstance(error, ConnectionFailure | httpx.TransportError | StackError):
             return True
+        if isinstance(error, httpx.HTTPStatusError) and _is_away(error.response.status_code):
+            return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def _is_away(status: int) -> bool:
+    """Whether a server says that it cannot work now, whatever it was asked."""
+    return status >= 500 or status in prefect_api.BUSY
 
 
 def _suspects() -> dict[str, Any]:
@@ -250,6 +259,8 @@ def _found(
         return "discard", f"nobody worked on its review for {record['config']['review']['discard_after']}"
     if not prefect_answers or is_waiting(record) or (flow is not None and _is_coming(record, flow, now)):
         return None
+    if flow is not None and flow.is_waiting and state is State.IN_REVIEW and _has_no_form(record):
+        return ("ask_again", "its flow run waits without the form") if is_settled else None
     if flow is not None and flow.is_waiting and state is not State.IN_REVIEW:
         return ("resume", "it is decided, but its flow run was not told") if is_settled else None
     if state is State.FAILED:
@@ -282,6 +293,11 @@ def _is_lost(flow: FlowRunState) -> bool:
     return flow.kind in {"PENDING", "RUNNING", "CRASHED", "FAILED"}
 
 
+def _has_no_form(record: runs.Record) -> bool:
+    """Whether the process died between suspending the flow run and handing Prefect the form; see ``tasks.review``."""
+    return record.get("suspended_in") is not None and record.get("has_form") is False
+
+
 def _is_overdue(record: runs.Record, now: datetime) -> bool:
     after = record["config"]["review"].get("discard_after")
     return after is not None and now - runs.aware(record["updated_at"]) > duration(after)
@@ -311,7 +327,7 @@ def _step(
     run, state = record["run"], State(record["state"])
     by = _GOES_ON_BY.get(state, "`valflow finalize {run}`").format(run=run)
     remedy = f"See `valflow show {run}` and the logs, mend the cause, then {by} goes on"
-    if kind == "resume" or (flow is not None and flow.is_deployed and _is_lost(flow)):
+    if kind in ("ask_again", "resume") or (flow is not None and flow.is_deployed and _is_lost(flow)):
         flow_run = record.get("flow_run_id")
     else:
         flow_run = None
@@ -365,7 +381,7 @@ def _resume(step: Step, api: str | None, _: Callable[[str], object] | None) -> s
     from valflow.resuming import resume_decided
 
     resumed = resume_decided(runs.load(step.run), api)
-    if resumed.outcome in ("unreachable", "refused"):
+    if resumed.outcome == "unreachable":
         raise StackError(resumed.message)
     return "its flow run was told"
 
@@ -425,6 +441,7 @@ def _give_up(step: Step, api: str | None, _: Callable[[str], object] | None) -> 
 
 _DO: dict[Kind, Callable[[Step, str | None, Callable[[str], object] | None], str]] = {
     "go_on": _go_on,
+    "ask_again": _go_on,
     "resume": _resume,
     "roll_back": _roll_back,
     "discard": _discard,

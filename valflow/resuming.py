@@ -9,6 +9,12 @@ from valflow import prefect_api, runs
 from valflow.config import LabelingConfig
 from valflow.errors import ConfigError, StackError
 
+_DONE = {
+    "ACCEPT": "resumed the Prefect run",
+    "REJECT": "Prefect did not take the answer, so the run was started again to find it in its record",
+    "ABORT": "the Prefect run does not wait any more",
+}
+
 
 @dataclass(frozen=True)
 class Resumed:
@@ -16,11 +22,11 @@ class Resumed:
 
     Attributes:
         outcome: *resumed*: the flow run goes on; *in_process*: no flow run waits for it, or the one that did has
-            ended; *unreachable*: Prefect could not be told; *refused*: Prefect did not take it.
+            ended; *unreachable*: Prefect could not be told.
         message: what to do now, for people.
     """
 
-    outcome: Literal["resumed", "in_process", "unreachable", "refused"]
+    outcome: Literal["resumed", "in_process", "unreachable"]
     message: str
 
 
@@ -46,18 +52,16 @@ def resume_decided(record: runs.Record, api: str | None = None) -> Resumed:
             )
             return Resumed("in_process", f"{ended}. {again} goes on from here.")
         outcome = prefect_api.resume(flow_run, answer, api=api)
+        if outcome.status == "REJECT":
+            # Its form is of another valflow, or was lost when its process died; the record is what counts.
+            prefect_api.retry(flow_run, api=api)
     except StackError as error:
         return Resumed(
             "unreachable",
             f"the decision is recorded, but Prefect could not be told: {error} "
             f"Once it answers, {again} again only resumes.",
         )
-    if outcome.status == "REJECT":
-        return Resumed(
-            "refused", f"the decision is recorded, but Prefect refused to resume: {outcome.reason}"
-        )
-    done = "resumed the Prefect run" if outcome.is_accepted else "the Prefect run does not wait any more"
-    return Resumed("resumed", f"{done}: {record['prefect_url']}")
+    return Resumed("resumed", f"{_DONE[outcome.status]}: {record['prefect_url']}")
 
 
 def ask_again(record: runs.Record, api: str | None = None) -> str:

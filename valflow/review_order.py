@@ -6,10 +6,12 @@ predictions, the score that the run learned for its certificate, the confidence.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from bson import ObjectId
 from numpy.typing import NDArray
 
 from valflow import batches, collector, database, runs
@@ -57,7 +59,9 @@ def rank(run: str, selection: Selection) -> Ranking:
     One query for the labels, and one for the stored scores where the run has them.
     """
     record = database.runs().find_one({"run": run}, {"thresholds": 1, "certificate.state": 1}) or {}
-    ids, samples, classes, confidence, mistakenness = _read(run, selection)
+    predicted = (record.get("counts") or {}).get("predicted")
+    has_mistakenness = _has_mistakenness(record["_id"], run, predicted)
+    ids, samples, classes, confidence, mistakenness = _read(run, selection, has_mistakenness)
     evidence, uncertainty = _by_confidence(confidence, classes, record.get("thresholds") or {})
     reason = np.where(np.isnan(confidence), "none", "confidence").astype("U12")
     if record.get("certificate"):
@@ -113,13 +117,10 @@ def _undecided() -> Selection:
 
 
 @collector.paused()
-def _read(run: str, selection: Selection) -> tuple[Any, ...]:
+def _read(run: str, selection: Selection, has_mistakenness: bool) -> tuple[Any, ...]:
     """Ids, samples, classes, confidences and mistakenness of the selected labels."""
     kept = {"$filter": {"input": "$labels", "as": "l", "cond": selection.condition()}}
     match = {"run": run, **selection.document_query()}
-    has_mistakenness = database.ledger().find_one(
-        {"run": run, f"predicted.{MISTAKENNESS}": {"$type": "number"}}, {"_id": 1}
-    )
     columns: dict[str, Any] = {
         "i": "$k._id",
         "l": "$k.label",
@@ -159,6 +160,13 @@ def _read(run: str, selection: Selection) -> tuple[Any, ...]:
         confidence_array(confidence),
         confidence_array(mistakenness),
     )
+
+
+@functools.lru_cache(maxsize=64)
+def _has_mistakenness(_record: ObjectId, run: str, _predicted: int | None) -> bool:
+    """Whether the model said of any label how likely it is wrong; asked once, for predictions do not change."""
+    there = {"run": run, f"predicted.{MISTAKENNESS}": {"$type": "number"}}
+    return database.ledger().find_one(there, {"_id": 1}) is not None
 
 
 def _by_confidence(

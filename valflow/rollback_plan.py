@@ -10,7 +10,7 @@ from typing import Any
 from valflow import bringing_back, database, ledger, runs, safety_copies
 from valflow.label_types import label_type_of
 from valflow.ledger import Expression
-from valflow.states import State
+from valflow.states import Event, State
 
 BATCH = 1000
 
@@ -27,7 +27,7 @@ class Preview:
         gone: labels of a final run that are in the label field no more, by whatever hand.
         to_review: how many labels would come back into review, by state; None without ``reopen``.
         copy: how what is there differs from the safety copy that would come back; None without one.
-        digest: of the labels of the run that are there, and of which of them were edited.
+        digest: of the occasion, of the labels of the run that are there, and of which of them were edited.
     """
 
     run: str
@@ -57,7 +57,7 @@ def describe(
         reopen: whether it would come back into review.
         copy: the safety copy that would come back.
     """
-    sha, labels, samples, gone = hashlib.sha256(), 0, 0, 0
+    sha, labels, samples, gone = hashlib.sha256(_occasion(record)), 0, 0, 0
     edited: list[str] = []
     for sample in _differences(record, dataset):
         kept = set() if including_edited else set(sample["edited"])
@@ -84,6 +84,12 @@ def describe(
         difference,
         sha.hexdigest(),
     )
+
+
+def _occasion(record: runs.Record) -> bytes:
+    """Every rollback of a run is another one, whatever labels are there."""
+    before = sum(entry["event"] == Event.BEGIN_ROLLBACK.value for entry in record["history"])
+    return f"{record['run']}|{record['frozen']['token']}|{before}|".encode()
 
 
 def _differences(record: runs.Record, dataset: Any) -> Iterator[dict[str, Any]]:

@@ -3,6 +3,8 @@
 Version 1: the first. A history of plain entries.
 Version 2: the history is a chain of digests (earlier entries stay as they are, see ``trail``), and a discarded run
 says in ``is_cleared`` whether its review field is gone.
+Version 3: a decided run says in ``frozen.round`` to which round of its review its digest is bound; a run decided before
+says nothing, and its digest stays as it is.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from typing import Any
 
 from valflow.errors import RecordTooNew
 
-VERSION = 2
+VERSION = 3
 
 Record = dict[str, Any]
 
@@ -55,4 +57,9 @@ def _from_1(record: Record) -> Record:
     return {"is_cleared": True} if record["state"] == "DISCARDED" else {}
 
 
-_FROM: dict[int, Callable[[Record], Record]] = {1: _from_1}
+def _from_2(record: Record) -> Record:
+    # To bind a digest that a person has confirmed to a round would be to make another one.
+    return {}
+
+
+_FROM: dict[int, Callable[[Record], Record]] = {1: _from_1, 2: _from_2}

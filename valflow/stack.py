@@ -31,12 +31,12 @@ from valflow.app_server import app_server
 from valflow.errors import StackError
 from valflow.homes import Database, Record, environment, home, read_record, state_folder, write_record
 from valflow.leash import end_processes
-from valflow.login import FOR_CLIENTS, FOR_SERVER, login_file, make_login
+from valflow.login import FOR_CLIENTS, login_file, make_login
 from valflow.mongod import Mongod, configured_uri, embedded_uris, without_password
+from valflow.prefect_server import prefect_server
 from valflow.processes import Child, free_port, is_port_taken, marked_processes
 from valflow.quiet import QUIET
 from valflow.reaper import EVERY, Reaper
-from valflow.serving import own_origins
 from valflow.waiting import Waiting
 from valflow.worker import POLL, Worker
 
@@ -282,18 +282,14 @@ class Stack:
         )
 
     def _make_server(self) -> Child:
-        port = self._record.ports["prefect"]
-        command = [sys.executable, "-m", "valflow.serving", "prefect", "--address", "127.0.0.1"]
-        command += ["--port", str(port)]
-        env = {
-            **self._child_environment(),
-            **({FOR_SERVER: self._login} if self._login else {}),
-            "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": os.environ.get("PREFECT_SERVER_CORS_ALLOWED_ORIGINS")
-            or own_origins(port),
-            # The newer pages hide the resume form in a menu, and ask an analytics host from the browser.
-            "PREFECT_SERVER_UI_V2_ENABLED": "false",
-        }
-        return self._child("server", command, lambda: prefect_api.is_reachable(self.api_url), env)
+        return prefect_server(
+            self._record.ports["prefect"],
+            log=self.logs / "server.log",
+            env=self._child_environment(),
+            token=self._record.token,
+            cwd=self.home,
+            login=self._login,
+        )
 
     def _make_app(self) -> Child:
         return app_server(
@@ -304,19 +300,6 @@ class Stack:
             token=self._record.token,
             cwd=self.home,
             login=self._login,
-        )
-
-    def _child(
-        self, name: str, command: list[str], is_healthy: Callable[[], bool], env: Mapping[str, str | None]
-    ) -> Child:
-        return Child(
-            name,
-            command,
-            self.logs / f"{name}.log",
-            is_healthy,
-            env=env,
-            token=self._record.token,
-            cwd=self.home,
         )
 
     def _deploy(self) -> None:

@@ -23,20 +23,34 @@ class Worker(Child):
 
     Args:
         api: address of Prefect's API.
-        logs: folder of its log.
+        logs: folder of its log, which has the worker's name where that is not ours.
         env: variables beside this process's own.
         token: mark of the stack that it belongs to.
         cwd: its working directory.
+        name: by which Prefect knows it; workers of one pool need different ones.
+        limit: runs at a time; None for any number.
     """
 
-    def __init__(self, api: str, logs: Path, env: Mapping[str, str | None], *, token: str, cwd: Path) -> None:
+    def __init__(
+        self,
+        api: str,
+        logs: Path,
+        env: Mapping[str, str | None],
+        *,
+        token: str,
+        cwd: Path,
+        name: str = NAME,
+        limit: int | None = None,
+    ) -> None:
         command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
-        command += ["--name", NAME, "--install-policy", "never"]
+        command += ["--name", name, "--install-policy", "never"]
+        if limit is not None:
+            command += ["--limit", str(limit)]
         super().__init__(
-            "worker",
+            "worker" if name == NAME else name,
             command,
-            logs / "worker.log",
-            lambda: any(beat >= self._since for beat in heartbeats(api)),
+            logs / ("worker.log" if name == NAME else f"{name}.log"),
+            lambda: any(beat >= self._since for beat in heartbeats(api, name)),
             env={**env, "PREFECT_WORKER_QUERY_SECONDS": str(POLL)},
             token=token,
             cwd=cwd,
@@ -49,11 +63,17 @@ class Worker(Child):
         super().spawn()
 
 
-def heartbeats(api: str | None = None) -> list[datetime]:
-    """When each worker of our pool reported last (every 30 s while it lives); empty without a pool."""
+def heartbeats(api: str | None = None, name: str | None = None) -> list[datetime]:
+    """When each worker of our pool reported last (every 30 s while it lives); empty without a pool.
+
+    Args:
+        api: address of Prefect's API; None finds it.
+        name: of the worker; None takes all.
+    """
     try:
         answer = prefect_api.call("POST", f"/work_pools/{POOL}/workers/filter", {}, api=api)
     except StackError:
         return []
-    times = [worker["last_heartbeat_time"] for worker in answer.json()]
+    workers = [worker for worker in answer.json() if name in (None, worker["name"])]
+    times = [worker["last_heartbeat_time"] for worker in workers]
     return [datetime.fromisoformat(time) for time in times if time]

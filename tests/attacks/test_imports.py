@@ -18,7 +18,7 @@ from valflow.errors import ConfigError, SuiteError
 from valflow.models import open_model
 
 ROOT = Path(__file__).resolve().parents[2]
-CODE = ("valflow", "flows", "tasks", "expectations", "plugin", "examples", "benchmarks", "scripts")
+CODE = ("valflow", "flows", "tasks", "expectations", "plugin", "examples", "benchmarks", "scripts", "deploy")
 
 
 @pytest.mark.parametrize(

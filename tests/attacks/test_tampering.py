@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from tests.builders import ids_where, judge_all, make_dataset, make_run
+from tests.builders import bring_to, ids_where, judge_all, make_dataset, make_run
 from tests.certified import judge_honestly, make_certified_run, make_large_dataset
 from valflow import actions, audits, database, decisions, promotion, rolling_back, runs, trail
-from valflow.errors import DecisionRefused, IllegalTransition, PromotionError
+from valflow.errors import DecisionRefused, IllegalTransition, PromotionError, RollbackRefused
 from valflow.selections import Selection
 from valflow.states import State
 
@@ -161,6 +161,31 @@ def test_the_digest_of_an_earlier_round_confirms_nothing_in_the_next(decided: st
     actions.reject(decided, Selection(label_ids=(ids_where(decided, state="approved")[0],)), "ann")
     with pytest.raises(DecisionRefused, match="has changed since you saw it"):
         decisions.submit(decided, decisions.Decision("finalize", "ann", override="x", digest=digest))
+
+
+def test_the_digest_of_an_earlier_round_is_none_of_the_same_labels_either(dataset: Any, decided: str) -> None:
+    earlier = runs.load(decided)["decision"]
+    decisions.reopen(runs.load(decided), reason="somebody had second thoughts")
+    again = decisions.preview(decided, "ann")
+    assert again.labels == runs.load(decided)["counts"]["approved"]
+    for digest in (earlier["digest"], earlier["digest"][:12]):
+        with pytest.raises(DecisionRefused, match="has changed since you saw it"):
+            decisions.submit(decided, decisions.Decision("finalize", "ann", override="x", digest=digest))
+    decisions.submit(decided, decisions.Decision("finalize", "ann", override="x", digest=again.digest))
+    assert problems(decided) == []
+    bring_to(decided, dataset, "FINALIZED")
+    assert problems(decided) == []
+
+
+def test_the_digest_of_an_earlier_rollback_takes_nothing_back_again(dataset: Any, decided: str) -> None:
+    bring_to(decided, dataset, "FINALIZED")
+    earlier = rolling_back.preview(decided)
+    rolling_back.roll_back(decided, "ann", digest=earlier.digest)
+    rolling_back.roll_back(decided, "ann", from_copy="latest")
+    assert rolling_back.preview(decided).labels == earlier.labels
+    with pytest.raises(RollbackRefused, match="have changed since you saw them"):
+        rolling_back.roll_back(decided, "ann", digest=earlier.digest)
+    assert runs.load(decided)["state"] == "FINALIZED"
 
 
 @pytest.mark.parametrize("digest", ["", " ", "0", "0000000"])

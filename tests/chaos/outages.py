@@ -146,7 +146,9 @@ def _play(
     files: bool = False,
 ) -> int:
     """At three writes, spread over a step of the scenario; what the process says must name what is away."""
-    os.environ.update({**mongod.environment, **settings(folder)})
+    # Half a minute of waiting for each write of a process that ends anyway shows nothing more.
+    impatient = {"FIFTYONE_DATABASE_URI": f"{mongod.uri}/?serverSelectionTimeoutMS=2000"}
+    os.environ.update({**mongod.environment, **settings(folder), **impatient})
     import fiftyone.core.odm.database as connections
     import fiftyone.utils.eval.coco  # noqa: F401 - as in the driver
     import great_expectations  # noqa: F401

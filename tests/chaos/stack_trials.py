@@ -210,7 +210,7 @@ class Lab:
                 time.sleep(1.0)
 
     def _review(self, played: Played) -> None:
-        from examples.digits import demo
+        from examples.digits import reviewer
 
         ann, bob = Person("ann", played), Person("bob", played)
         ann.does("approve", RUN, "--class", "3", "--class", "5", "--min-confidence", "0.6")
@@ -224,7 +224,7 @@ class Lab:
             drawn = ann.does("audit", RUN)
         sheet = self._files / "verdicts.csv"
         dataset = self._retried(self._dataset)
-        self._retried(lambda: demo._judge(dataset, self._staging, drawn["items"], sheet))
+        self._retried(lambda: reviewer.judge(dataset, self._staging, drawn["items"], sheet))
         ann.does("audit", RUN, "--verdicts", str(sheet))
         sheet.unlink()
         # What the App said is saved may have been lost with the database, which is FiftyOne's to mend; people look.

@@ -306,7 +306,7 @@ class TestUndoInTheMiddle:
     """An undo must not overtake the action that it takes back."""
 
     ACTIONS = {  # noqa: RUF012
-        "tag": ("valflow.problem_tags._holders", lambda run: actions.tag(run, "odd", EVERYTHING, "ann")),
+        "tag": ("valflow.problem_tags._mark_samples", lambda run: actions.tag(run, "odd", EVERYTHING, "ann")),
         "approve": ("valflow.mirroring.mirror_soon", lambda run: actions.approve(run, EVERYTHING, "ann")),
         "reject": ("valflow.mirroring.mirror_soon", lambda run: actions.reject(run, EVERYTHING, "ann")),
         "judge": ("valflow.audits.record_verdicts", lambda run: judge_all(run, "not_an_object")),
@@ -317,6 +317,7 @@ class TestUndoInTheMiddle:
         self, run: str, dataset: Any, event: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         place, act = self.ACTIONS[event]
+        monkeypatch.setattr(problem_tags, "_WAIT_FOR_OTHERS", 0.1)
         refused: list[str] = []
 
         def undo_before(*arguments: Any) -> Any:
@@ -337,6 +338,26 @@ class TestUndoInTheMiddle:
         dataset.reload()
         assert dataset.count_sample_tags() == {}
         assert counts(run) != before or event == "tag"
+
+    def test_a_tag_is_taken_back_while_it_is_written(
+        self, run: str, dataset: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        undone: list[int] = []
+        holders = problem_tags._holders
+
+        def undo_before(*arguments: Any) -> Any:
+            if not undone:
+                undone.append(0)
+                undone[0] = actions.undo(run, "bob").changed
+            return holders(*arguments)
+
+        monkeypatch.setattr(problem_tags, "_holders", undo_before)
+        actions.tag(run, "odd", EVERYTHING, "ann")
+        problem_tags.finish(runs.load(run), dataset)
+        dataset.reload()
+        assert undone == [12]
+        assert dataset.count_sample_tags() == {}
+        assert dataset.count_label_tags("auto_in_review").get("odd", 0) == 0
 
     def test_of_two_at_once_the_second_is_told(
         self, run: str, dataset: Any, monkeypatch: pytest.MonkeyPatch

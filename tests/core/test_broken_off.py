@@ -161,6 +161,29 @@ def test_nothing_is_left_of_an_evaluation_that_died(dataset: Any) -> None:
     database.connection()[MARKS].drop()
 
 
+def test_results_of_an_evaluation_are_there_once(dataset: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fiftyone.core.odm.runs import RunDocument
+
+    run, db = make_run(dataset, State.FINALIZED), database.connection()
+    before = db["fs.files"].count_documents({}), db["fs.chunks"].count_documents({})
+    save = RunDocument.save
+
+    def save_or_die(document: Any, *arguments: Any, **options: Any) -> Any:
+        if document.results:
+            raise Died
+        return save(document, *arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunDocument, "save", save_or_die)
+        with pytest.raises(Died):
+            evaluate(dataset, "auto", "ground_truth", "val_eval", run_key=run)
+    assert db["fs.files"].count_documents({}) == before[0] + 1
+    evaluate(dataset, "auto", "ground_truth", "val_eval", run_key=run)
+    assert db["fs.files"].count_documents({}) == before[0] + 1
+    assert db["fs.chunks"].count_documents({}) == before[1] + 1
+    assert dataset.load_evaluation_results("val_eval") is not None
+
+
 class TestReferences:
     """FiftyOne writes a document, and then the dataset's reference to it: a death in between leaves no second one."""
 

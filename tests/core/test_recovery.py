@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,11 +14,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 from pymongo.errors import AutoReconnect
 
 from tests.builders import counts, labels_in, make_dataset, make_run
+from tests.waiting import wait_until
 from valflow import database, decisions, prefect_api, promotion, recovery, rolling_back, runs
 from valflow.errors import PromotionError, RunBusy, StackError, StaleAttempt
 from valflow.prefect_api import FlowRunState
@@ -54,6 +57,8 @@ def plan(record: runs.Record, flow_run: FlowRunState | None = None, **options: A
 COLLECTED = datetime.now(UTC)
 JUST_NOW = timedelta(seconds=5)
 RELEASED = {"heartbeat_at": None}
+NO_FORM = {**RELEASED, "suspended_in": "a flow run", "has_form": False}
+HAS_FORM = {**NO_FORM, "has_form": True}
 
 
 @pytest.mark.parametrize(
@@ -75,6 +80,9 @@ RELEASED = {"heartbeat_at": None}
         pytest.param("CREATED", RELEASED, flow("RUNNING", deployed=False), None, id="no-worker-can-start-it"),
         pytest.param("IN_REVIEW", RELEASED, None, None, id="waits-without-prefect"),
         pytest.param("IN_REVIEW", RELEASED, flow("PAUSED"), None, id="suspended"),
+        pytest.param("IN_REVIEW", HAS_FORM, flow("PAUSED"), None, id="suspended-with-its-form"),
+        pytest.param("IN_REVIEW", NO_FORM, flow("PAUSED"), "ask_again", id="suspended-without-its-form"),
+        pytest.param("REVIEWED", NO_FORM, flow("PAUSED"), "resume", id="decided-without-its-form"),
         pytest.param("IN_REVIEW", {}, None, None, id="killed-while-it-waited"),
         pytest.param("IN_REVIEW", {}, flow("CRASHED"), "go_on", id="died-before-it-was-suspended"),
         pytest.param("IN_REVIEW", RELEASED, flow("FAILED"), "go_on", id="could-not-be-suspended"),
@@ -152,14 +160,20 @@ def test_right_after_the_decision_the_decider_resumes(dataset: Any) -> None:
     assert plan(record, flow("PAUSED")) is None
 
 
-def test_the_review_field_of_a_run_that_was_discarded_in_a_crash_goes(
-    dataset: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def discarded_in_a_crash(dataset: Any, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A run whose process died before the review field was gone."""
     run = make_run(dataset, "IN_REVIEW")
     with monkeypatch.context() as crash:
         crash.setattr(decisions, "drop_staging", lambda record: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             decisions.submit(run, decisions.Decision("discard", "ann"))
+    return run
+
+
+def test_the_review_field_of_a_run_that_was_discarded_in_a_crash_goes(
+    dataset: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = discarded_in_a_crash(dataset, monkeypatch)
     staging = runs.load(run)["staging_field"]
     dataset.reload()
     assert dataset.has_field(staging)
@@ -171,6 +185,36 @@ def test_the_review_field_of_a_run_that_was_discarded_in_a_crash_goes(
     dataset.reload()
     assert not dataset.has_field(staging)
     assert steps_of(run) == []
+
+
+@pytest.mark.slow
+def test_a_caretaker_goes_on_looking_until_it_is_ended(
+    dataset: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    database.runs().delete_many({})  # what other tests left would be recovered, too
+    run = discarded_in_a_crash(dataset, monkeypatch)
+    staging = runs.load(run)["staging_field"]
+    env = {**os.environ, "PREFECT_API_URL": "http://127.0.0.1:9/api"}  # Prefect is away; this needs none
+    caretaker = subprocess.Popen(
+        [sys.executable, "-m", "valflow.reaper", "--every", "0.2"],
+        env=env,
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        # It looks, and finds a process that may just be at it; only later that it died.
+        time.sleep(2.0)
+        assert caretaker.poll() is None
+        dataset.reload()
+        assert dataset.has_field(staging)
+        orphan(run)
+        wait_until(lambda: dataset.reload() or not dataset.has_field(staging), timeout=60.0)
+    finally:
+        caretaker.terminate()
+        said, _ = caretaker.communicate(timeout=30)
+    assert caretaker.returncode == 0
+    assert f"recovery run {run}: " in said
 
 
 def test_a_living_process_is_left_alone(dataset: Any) -> None:
@@ -315,11 +359,19 @@ class TestDiscardAfter:
         assert steps_of(run) == []
 
 
+def refusal(status: int) -> httpx.HTTPStatusError:
+    request = httpx.Request("POST", "http://127.0.0.1:1/api/artifacts/")
+    return httpx.HTTPStatusError("refused", request=request, response=httpx.Response(status, request=request))
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
         pytest.param(AutoReconnect("connection closed"), True, id="mongod-died"),
         pytest.param(StackError("no Prefect server answers"), True, id="prefect-away"),
+        pytest.param(refusal(503), True, id="prefect-busy"),
+        pytest.param(refusal(500), True, id="prefect-broken"),
+        pytest.param(refusal(404), False, id="prefect-does-not-know-it"),
         pytest.param(PromotionError("6 announced, 5 written"), False, id="a-real-failure"),
         pytest.param(ValueError("bad"), False, id="a-bug"),
     ],

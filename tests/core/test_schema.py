@@ -18,6 +18,7 @@ from valflow.selections import Selection
 
 # As valflow wrote it before histories were chains; only its folder was shortened.
 STORED = Path(__file__).with_name("record_version_1.json")
+CURRENT = {"schema_version": schema.VERSION}
 CATS = Selection(classes=("cat",))
 
 
@@ -63,11 +64,11 @@ class TestChain:
         ("record", "changes"),
         [
             pytest.param({"schema_version": schema.VERSION, "state": "IN_REVIEW"}, {}, id="current"),
-            pytest.param({"schema_version": 1, "state": "IN_REVIEW"}, {"schema_version": 2}, id="in-review"),
-            pytest.param({"state": "IN_REVIEW"}, {"schema_version": 2}, id="from-before-versions"),
+            pytest.param({"schema_version": 1, "state": "IN_REVIEW"}, CURRENT, id="in-review"),
+            pytest.param({"state": "IN_REVIEW"}, CURRENT, id="from-before-versions"),
             pytest.param(
                 {"schema_version": 1, "state": "DISCARDED"},
-                {"schema_version": 2, "is_cleared": True},
+                {**CURRENT, "is_cleared": True},
                 id="discarded",
             ),
         ],
@@ -109,6 +110,21 @@ def test_a_run_suspended_under_the_older_version_goes_on_to_its_end(dataset: Any
     assert done["counts"]["finalized"] == len(labels_in(dataset, "auto")) > 0
     assert trail.problems(done) == []
     assert [h["event"] for h in done["history"]][:3] == ["create", "infer", "triage"]
+
+
+def test_a_digest_that_was_confirmed_under_the_older_version_still_holds(dataset: Any) -> None:
+    run = make_run(dataset, "REVIEWED")
+    record = runs.load(run)
+    token = record["frozen"]["token"]
+    # What version 2 wrote: a digest of the labels alone.
+    unbound = {**record, "frozen": {k: v for k, v in record["frozen"].items() if k != "round"}}
+    digest = decisions.digest_of(unbound, token)[0]
+    assert digest != record["frozen"]["digest"]
+    old = {"schema_version": 2, "frozen.digest": digest, "decision.digest": digest}
+    database.runs().update_one({"run": run}, {"$set": old, "$unset": {"frozen.round": ""}})
+    done = bring_to(run, dataset, "FINALIZED")
+    assert (done["schema_version"], done["frozen"]["digest"]) == (schema.VERSION, digest)
+    assert done["counts"]["finalized"] == len(labels_in(dataset, "auto")) > 0
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,25 @@ def test_a_database_that_comes_late_or_moves_is_found(mongod: Mongod, waiting_ru
     waiting.close()
 
 
+def test_an_empty_database_says_once_what_to_begin_with(
+    mongod: Mongod, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[str] = []
+    monkeypatch.setenv("FIFTYONE_DATABASE_NAME", "empty")
+    waiting = Waiting(lambda: mongod.uri, APP, lines.append)
+    waiting.look()
+    waiting.look()
+    waiting.close()
+    assert [line.split(":")[0] for line in lines] == ["data     no dataset yet"]
+    assert "-m examples.digits.scenes digits" in lines[0]
+    monkeypatch.undo()
+    make_dataset(tmp_path)
+    waiting = Waiting(lambda: mongod.uri, APP, lines.append)
+    waiting.look()
+    waiting.close()
+    assert not any("no dataset" in line for line in lines[1:])
+
+
 @pytest.fixture
 def others(tmp_path: Path) -> Iterator[set[str]]:
     """An embedded database is started; these are there besides, of whoever runs the tests."""

@@ -208,7 +208,7 @@ def _resume(record: dict[str, Any]) -> bool:
     from valflow.resuming import resume_decided
 
     resumed = resume_decided(record)
-    if resumed.outcome in ("unreachable", "refused"):
+    if resumed.outcome == "unreachable":
         raise StackError(resumed.message)
     _say(resumed.message)
     return resumed.outcome == "resumed"

@@ -6,6 +6,7 @@ What ``dataset.evaluate_detections(..., method="coco", compute_mAP=True)`` leave
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -193,14 +194,30 @@ def save_results(
     results = build(samples)
     # As FiftyOne's save_run_results does, whose way to JSON takes longer than the whole matching.
     run = method._get_run_doc(samples, eval_key)
+    forget_results(dataset, eval_key)
     run.results.put(
-        orjson.dumps(results.serialize(), option=orjson.OPT_SERIALIZE_NUMPY), content_type="application/json"
+        orjson.dumps(results.serialize(), option=orjson.OPT_SERIALIZE_NUMPY),
+        content_type="application/json",
+        _id=_results_id(dataset, eval_key),
     )
     run.results_meta = dict(results.get_meta() or {})
     run.save()
     method.add_fields_to_sidebar_group(
         samples, eval_key, omit_fields=(method.config.pred_field, method.config.gt_field)
     )
+
+
+def forget_results(dataset: Any, eval_key: str) -> None:
+    """Delete the file of results that an evaluation of ours under this key has or was about to get, or parts of it."""
+    from gridfs import GridFS
+
+    GridFS(database.connection()).delete(_results_id(dataset, eval_key))
+
+
+def _results_id(dataset: Any, eval_key: str) -> ObjectId:
+    """Always the same, so that a file whose evaluation died before it could refer to it is found again."""
+    name = f"{dataset._doc.id}/{eval_key}".encode()
+    return ObjectId(hashlib.blake2b(name, digest_size=12).digest())
 
 
 def _results(method: Any, eval_key: str, comparison: Comparison, curves: Sweep, samples: Any) -> Any:
@@ -224,8 +241,11 @@ def _results(method: Any, eval_key: str, comparison: Comparison, curves: Sweep, 
 def remove_evaluation(dataset: Any, eval_key: str, run: str) -> None:
     """Delete the evaluation of a run with its marks; one of another run, or of somebody else, stays."""
     references.adopt(dataset, "evaluations", eval_key)
-    if dataset.has_evaluation(eval_key) and _maker(dataset, eval_key) == run:
+    if dataset.has_evaluation(eval_key) and _maker(dataset, eval_key) != run:
+        return
+    if dataset.has_evaluation(eval_key):
         dataset.delete_evaluation(eval_key)
+    forget_results(dataset, eval_key)
 
 
 def _maker(dataset: Any, eval_key: str) -> str | None:
