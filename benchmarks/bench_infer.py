@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable
+from typing import Any
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # a model that computes has one core, as a device is one
 
@@ -74,7 +75,7 @@ def compare(
 
     name, seconds, labels, computing, part = case
     paths = paths[: max(8, int(len(paths) * part))]
-    kwargs = {"seconds": seconds, "labels": labels, "computing": computing}
+    kwargs: dict[str, Any] = {"seconds": seconds, "labels": labels, "computing": computing}
     image = np.zeros(SIZE, np.uint8)
     model = {"kind": "python", "path": "benchmarks.paced_model:find", "kwargs": kwargs}
     theirs = Theirs(lambda: PacedModel(**kwargs), paths, meter, batch_size=BATCH)

@@ -277,7 +277,7 @@ class NewRun(foo.Operator):
             "model",
             required=True,
             label="Model",
-            description="module:Class of a fiftyone.core.models.Model, or a field of predictions",
+            description="zoo:NAME, huggingface:ID, ultralytics:WEIGHTS, module:Class, or a field of predictions",
         )
         inputs.str(
             "label_field", required=True, label="Label field", description="new, or made by valflow before"

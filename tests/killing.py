@@ -6,7 +6,8 @@ import os
 import signal
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from pymongo import monitoring
@@ -16,8 +17,11 @@ _WRITES = frozenset({"insert", "update", "delete", "findAndModify", "bulkWrite",
 
 class _Executioner(monitoring.CommandListener):
     left: int | None = None
+    seen: list[Any] | None = None
 
     def started(self, event: Any) -> None:
+        if self.seen is not None and _writes(event):
+            self.seen.append(event)
         if self.left is not None and _writes(event):
             if self.left == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -36,6 +40,16 @@ _EXECUTIONER = _Executioner()
 def register() -> None:
     """To be called before anything connects to MongoDB."""
     monitoring.register(_EXECUTIONER)
+
+
+@contextmanager
+def writes_seen() -> Iterator[list[Any]]:
+    """The commands of this process that write, as long as the block runs."""
+    _EXECUTIONER.seen = seen = []
+    try:
+        yield seen
+    finally:
+        _EXECUTIONER.seen = None
 
 
 def dies_after(writes: int, work: Callable[[], Any]) -> bool:

@@ -13,7 +13,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "says"), [("compare_and_merge", ["merged_run  In Review", "merged from: thorough_run/"])]
+    ("name", "says"),
+    [
+        ("compare_and_merge", ["merged_run  In Review", "merged from: thorough_run/"]),
+        ("existing_predictions", ["checked_run  Approved", "the predictions are unchanged"]),
+    ],
 )
 def test_an_example_runs(name: str, says: list[str]) -> None:
     done = subprocess.run(

@@ -19,6 +19,8 @@ TARGETS = {
     "view": "The current view",
     "selection": "The selected samples",
 }
+# How the form names models that are no class of one's own: the kind, and which setting the rest is.
+KINDS = {"zoo": "name", "huggingface": "id", "ultralytics": "weights"}
 # Ids are kept in the record and travel through Prefect; more are better named by a saved view.
 MOST_IDS = 10_000
 
@@ -38,7 +40,7 @@ def config_from_form(
 
     Args:
         dataset: name of the dataset.
-        form: ``target`` (a key of ``TARGETS``), ``model`` (``module:Class``, or the name of a field), ``classes``
+        form: ``target`` (a key of ``TARGETS``), ``model`` (see ``model_from_text``), ``classes``
             (comma-separated), ``min_confidence``, ``label_field``, ``name``.
         view_ids: ids of the samples of the current view.
         selected: ids of the selected samples.
@@ -58,12 +60,11 @@ def config_from_form(
                 "and name it as target.view in a configuration for `valflow run`"
             ]
         )
-    model = str(form.get("model") or "").strip()
     classes = [c.strip() for c in str(form.get("classes") or "").split(",") if c.strip()]
     values: dict[str, Any] = {
         "dataset": dataset,
         "label_field": str(form.get("label_field") or "").strip(),
-        "model": {"kind": "python", "path": model} if ":" in model else {"kind": "field", "field": model},
+        "model": model_from_text(str(form.get("model") or "").strip()),
         "target": {"only": only, "ids": [str(i) for i in ids]},
         "classes": classes or None,
         "run_name": str(form.get("name") or "").strip() or None,
@@ -71,6 +72,14 @@ def config_from_form(
     if form.get("min_confidence") is not None:
         values["min_confidence"] = float(form["min_confidence"])
     return with_absolute_paths(config_from_mapping(values), homes.home())
+
+
+def model_from_text(text: str) -> dict[str, str]:
+    """Settings of a model: ``zoo:NAME``, ``huggingface:ID``, ``ultralytics:WEIGHTS``, ``module:Class``, or a field."""
+    kind, colon, rest = text.partition(":")
+    if kind in KINDS and colon:
+        return {"kind": kind, KINDS[kind]: rest.strip()}
+    return {"kind": "python", "path": text} if colon else {"kind": "field", "field": text}
 
 
 def start(config: LabelingConfig) -> Started:

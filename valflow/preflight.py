@@ -21,7 +21,7 @@ from valflow.config import (
 from valflow.errors import ConfigError, EvaluationError
 from valflow.label_types import BY_FIELD_CLASS, DETECTIONS, LabelType
 from valflow.models import open_model
-from valflow.models.probing import REASONS
+from valflow.models.probing import REASONS, lacks_masks
 from valflow.promotion import field_identity
 
 Check = Callable[[LabelingConfig, Any], list[str]]
@@ -211,6 +211,14 @@ def _model_problems(config: LabelingConfig, dataset: Any) -> list[str]:
         return error.problems
     wanted = chosen_type(config, dataset)
     problems = _output_problems(source.label_class(dataset), wanted)
+    if (
+        not problems
+        and wanted.needs_masks
+        and not isinstance(config.model, FieldModelConfig | MergeModelConfig)
+    ):
+        problems += ["model: label_type: instances needs masks, this one finds boxes alone"] * lacks_masks(
+            source, dataset
+        )
     return problems or _class_problems(config, source.classes(dataset))
 
 

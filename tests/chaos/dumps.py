@@ -67,12 +67,19 @@ class Dump:
 
     def differences(self, other: Dump) -> list[str]:
         """Where two dumps differ, one line each."""
+        mine = {p: text for p, text in self.places.items() if other.places.get(p) != text}
+        theirs = {p: text for p, text in other.places.items() if self.places.get(p) != text}
         lines = []
-        for place in sorted(self.places.keys() | other.places.keys()):
-            mine, theirs = self.places.get(place), other.places.get(place)
-            if mine != theirs:
-                lines.append(f"{place}: {_where(mine, theirs)}")
-        return lines
+        for collection in sorted({p.partition("/")[0] for p in mine.keys() ^ theirs.keys()}):
+            # Places named by a digest: one that is missing and one that is new are the same document, changed.
+            old = [p for p in mine if p not in theirs and p.startswith(f"{collection}/")]
+            new = [p for p in theirs if p not in mine and p.startswith(f"{collection}/")]
+            if len(old) == len(new) == 1:
+                lines.append(f"{old[0]}: {_where(mine.pop(old[0]), theirs.pop(new[0]))}")
+        return lines + [
+            f"{place}: {_where(mine.get(place), theirs.get(place))}"
+            for place in sorted(mine.keys() | theirs.keys())
+        ]
 
 
 def dump(db: Any, folder: Path) -> Dump:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,13 @@ def test_nothing_is_lost_in_an_outage(name: str) -> None:
         pytest.skip(said.strip().splitlines()[-1])
     assert said.count("held ") >= 2, said
     assert "LOST" not in said
+
+
+@pytest.mark.slow
+def test_what_is_said_to_be_done_is_on_the_disk() -> None:
+    found = json.loads(run("tests.chaos.journal", "1", timeout=300).splitlines()[-1])
+    assert found["journaled"] == {"insert": 0, "update": 0, "merge": 0}
+    assert any(found["not journaled"].values()), "otherwise this test would see nothing"
 
 
 @pytest.mark.stack

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from typing import Any
 
 from valflow.app_edits import SOMEBODY
-from valflow.errors import AuditError, DecisionRefused, IllegalTransition, LabelsVanished, SelectionError
+from valflow.errors import (
+    AuditError,
+    DecisionRefused,
+    IllegalTransition,
+    LabelsVanished,
+    RollbackRefused,
+    SelectionError,
+)
 from valflow.selections import Selection
 
 POLICY = "policy"
@@ -99,6 +107,16 @@ class Final:
 
 
 @dataclass
+class Copy:
+    """A safety copy: of which run and decision, before what, and what stood in the label field."""
+
+    run: str
+    decided: int
+    before: str
+    final: dict[str, Final]
+
+
+@dataclass
 class Run:
     """One run, from its review on, and the label field that all runs share."""
 
@@ -112,6 +130,10 @@ class Run:
     drawn: dict[str, Label] = field(default_factory=dict)
     audit: Audit | None = None
     frozen: dict[str, Final] = field(default_factory=dict)
+    copies: list[Copy] = field(default_factory=list)  # of the label field, latest last
+    decided: int = 0  # counts the decisions
+    # What a label that is not final looked like in the moment of the decision; and one that was final, at its end.
+    left: dict[str, Content] = field(default_factory=dict)
 
     # What people do.
 
@@ -259,6 +281,8 @@ class Run:
         if not frozen or (not override and not self.is_checked()):
             raise Refused(DecisionRefused)
         self.frozen, self.state = frozen, "REVIEWED"
+        self.decided += 1
+        self.left = {i: x.content if x.there else x.predicted for i, x in self.labels.items()}
 
     def reopen(self) -> None:
         if self.state not in ("IN_REVIEW", "REVIEWED", "VALIDATED"):
@@ -277,16 +301,49 @@ class Run:
         self._show()
 
     def finalize(self) -> None:
-        self.final |= self.frozen
+        self._copy("finalize")
+        self.final |= copy.deepcopy(self.frozen)
         self.state = "FINALIZED"
 
-    def roll_back(self, including_edited: bool) -> None:
-        self.final = {
-            i: f
-            for i, f in self.final.items()
-            if f.run != self.key or not (including_edited or f.content == f.as_finalized)
-        }
-        self.state = "ROLLED_BACK"
+    def roll_back(self, including_edited: bool, *, reopen: bool = False, from_copy: bool = False) -> None:
+        if self.state not in ("FINALIZED", *(["ROLLED_BACK"] if reopen or from_copy else [])):
+            raise Refused(RollbackRefused)
+        wanted = self._fitting_copy() if from_copy else None
+        own = {i: f for i, f in self.final.items() if f.run == self.key}
+        edited = {i for i, f in own.items() if f.content != f.as_finalized}
+        if reopen and edited and not including_edited:
+            raise Refused(RollbackRefused)
+        if from_copy and self.state == "ROLLED_BACK":
+            self._copy("bring_back")
+            self.state = "FINALIZED"
+        else:
+            leaving = own if including_edited else {i: f for i, f in own.items() if i not in edited}
+            if leaving or from_copy:
+                self._copy("rollback")
+            self.left |= {i: f.content for i, f in leaving.items()}
+            self.final = {i: f for i, f in self.final.items() if i not in leaving}
+            self.state = "ROLLED_BACK"
+        if wanted is not None:
+            self.final = copy.deepcopy(wanted.final) | self.final
+        if reopen:
+            self._come_back()
+
+    def _come_back(self) -> None:
+        """Into review, every label as it stood before the decision, or as a person edited it since."""
+        self.state, self.round, self.frozen, self.drawn = "IN_REVIEW", self.round + 1, {}, {}
+        for i, label in self.labels.items():
+            label.content, label.there = self.left[i], True
+        self._show()
+
+    def _copy(self, before: str) -> None:
+        self.copies.append(Copy(self.key, self.decided, before, copy.deepcopy(self.final)))
+
+    def _fitting_copy(self) -> Copy:
+        before = ("finalize", "bring_back") if self.state == "FINALIZED" else ("rollback",)
+        for found in reversed(self.copies[-5:]):  # so many are kept
+            if (found.run, found.decided) == (self.key, self.decided) and found.before in before:
+                return found
+        raise Refused(RollbackRefused)
 
     def discard(self, override: str | None) -> None:
         if self.state != "IN_REVIEW" and not override:

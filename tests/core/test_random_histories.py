@@ -9,6 +9,7 @@ import contextlib
 import copy
 import itertools
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.builders import box, draw_label, make_dataset, make_run
-from tests.core.review_model import POLICY, Action, Audit, Content, Final, Item, Label, Refused, Run
+from tests.core.review_model import POLICY, Action, Audit, Content, Copy, Final, Item, Label, Refused, Run
 from tests.killing import dies_after
 from valflow import actions, app_edits, audits, checklist, database, decisions, promotion, rolling_back, runs
 from valflow.decisions import Decision
@@ -42,6 +43,7 @@ VERDICTS = st.sampled_from(["correct", "wrong_class", "not_an_object", "unsure"]
 PLACES = st.integers(0, 30)
 
 _datasets: list[Any] = []
+_brought_back: Counter[str] = Counter()  # what was done by the rules that seldom can be
 _compared = itertools.count()  # states that were compared, those at the beginning of histories included
 
 
@@ -55,7 +57,7 @@ def dataset() -> Iterator[Any]:
         yield made
         _datasets.clear()
         made.delete()
-        print(f"\n{next(_compared)} states compared")  # to be seen with -s
+        print(f"\n{next(_compared)} states compared; {dict(_brought_back)}")  # to be seen with -s
 
 
 @st.composite
@@ -96,17 +98,20 @@ class Histories(RuleBasedStateMachine):
         self.dataset.delete_runs()
         for collection in (database.runs, database.ledger, database.actions, database.audits):
             collection().delete_many({})
+        for collection in (database.copies, database.copied):
+            collection().delete_many({})
         database.targets().delete_many({})
         database.samples_of(self.dataset).update_many({}, {"$set": {"tags": []}})
         self.tagged_before: dict[str, set[str]] = {}
         self.runs_begun = 0
-        self._start({})
+        self._start({}, [])
 
-    def _start(self, final: dict[str, Final]) -> None:
+    def _start(self, final: dict[str, Final], copies: list[Copy]) -> None:
         # Label ids follow from the key, and draws from them: a history that is played again must go the same way.
         self.runs_begun += 1
         key = make_run(self.dataset, target={"only": "all"}, run_key=f"history_{self.runs_begun}")
         self.model = model_of(key, final)
+        self.model.copies = copies
         for label in self.model.labels.values():
             assert label.state == ("approved" if (label.confidence or 0) >= 0.7 else "undecided")
 
@@ -292,6 +297,16 @@ class Histories(RuleBasedStateMachine):
     def roll_back(self, including_edited: bool, who: str) -> None:
         self._do(self._roll_back(including_edited, who))
 
+    @precondition(lambda self: self.model.state in ("FINALIZED", "ROLLED_BACK"))
+    @rule(including_edited=st.booleans(), who=PEOPLE)
+    def back_into_review(self, including_edited: bool, who: str) -> None:
+        self._do(self._roll_back(including_edited, who, reopen=True))
+
+    @precondition(lambda self: self.model.state in ("FINALIZED", "ROLLED_BACK"))
+    @rule(including_edited=st.booleans(), who=PEOPLE)
+    def bring_a_copy_back(self, including_edited: bool, who: str) -> None:
+        self._do(self._roll_back(including_edited, who, from_copy="latest"))
+
     @precondition(
         lambda self: self.model.state in ("IN_REVIEW", "REVIEWED", "VALIDATED") and self.model.seq > 8
     )
@@ -308,7 +323,7 @@ class Histories(RuleBasedStateMachine):
     @rule()
     def start_the_next_run(self) -> None:
         self.tagged_before = self._sample_tags()
-        self._start(self.model.final)
+        self._start(self.model.final, self.model.copies)
 
     # Death.
 
@@ -339,6 +354,12 @@ class Histories(RuleBasedStateMachine):
     def die_while_rolling_back(self, writes: int, including_edited: bool) -> None:
         self._die_in(self._roll_back(including_edited, "ann"), writes)
 
+    @precondition(lambda self: self.model.state in ("FINALIZED", "ROLLED_BACK"))
+    @rule(writes=st.integers(0, 14), including_edited=st.booleans(), reopen=st.booleans())
+    def die_while_bringing_back(self, writes: int, including_edited: bool, reopen: bool) -> None:
+        wanted: dict[str, Any] = {"reopen": True} if reopen else {"from_copy": "latest"}
+        self._die_in(self._roll_back(including_edited, "ann", **wanted), writes)
+
     def _die_in(self, step: Step, writes: int) -> None:
         """Break a step off after some writes; then do what a person would: look, and ask for it again."""
         really, should = step
@@ -351,6 +372,7 @@ class Histories(RuleBasedStateMachine):
             return
         died = dies_after(writes, really)
         self.dataset.reload()
+        self._count(after, " in a death" if died else "")
         if died:
             self._check_between(before, after)
             self._recover(step, before, after)
@@ -369,7 +391,7 @@ class Histories(RuleBasedStateMachine):
             assert content in [final_of(m.final[i]) for m in (before, after) if i in m.final], i
         assert before.final.keys() & after.final.keys() <= found.keys()
         staged = self._labels_in(STAGED)
-        if after.state in ("IN_REVIEW", "REVIEWED"):
+        if before.state in ("IN_REVIEW", "REVIEWED"):
             there = {i: label for i, label in before.labels.items() if label.there} | before.drawn
             assert {i: c["content"] for i, c in staged.items()} == {i: x.content for i, x in there.items()}
 
@@ -380,13 +402,14 @@ class Histories(RuleBasedStateMachine):
             {"run": before.key, "freezing": {"$ne": None}}, {"$set": {"freezing.at": long_ago}}
         )
         state = runs.load(before.key)["state"]
-        if after.state in ("FINALIZED", "ROLLED_BACK"):
+        if before.state in ("FINALIZED", "ROLLED_BACK") or after.state == "FINALIZED":
             if state != after.state:
                 step[0]()
             self.model = after
             return
         self.model = model_of(before.key, before.final)
-        self.model.round = before.round
+        self.model.round, self.model.copies, self.model.decided = before.round, before.copies, before.decided
+        self.model.left = before.left
         self.model.drawn = {i: x for i, x in before.drawn.items() if i not in self.model.labels}
         for i, label in self.model.labels.items():
             known = before.labels.get(i) or before.drawn[i]
@@ -457,11 +480,12 @@ class Histories(RuleBasedStateMachine):
         key = self.model.key
         return lambda: promotion.promote(runs.load(key), self.dataset), lambda model: model.finalize()
 
-    def _roll_back(self, including_edited: bool, who: str) -> Step:
+    def _roll_back(self, including_edited: bool, who: str, **wanted: Any) -> Step:
         key = self.model.key
+        expected = {name: bool(value) for name, value in wanted.items()}
         return (
-            lambda: rolling_back.roll_back(key, who, including_edited=including_edited),
-            lambda model: model.roll_back(including_edited),
+            lambda: rolling_back.roll_back(key, who, including_edited=including_edited, **wanted),
+            lambda model: model.roll_back(including_edited, **expected),
         )
 
     def _do(self, step: Step) -> None:
@@ -482,7 +506,12 @@ class Histories(RuleBasedStateMachine):
             really()
         with contextlib.suppress(Refused):
             should(after)
+        self._count(after)
         self.model = after
+
+    def _count(self, after: Run, how: str = "") -> None:
+        if self.model.state != after.state and self.model.state in ("FINALIZED", "ROLLED_BACK"):
+            _brought_back[f"{self.model.state} to {after.state}{how}"] += 1
 
     def _in_the_app(self, field: str, label_id: str, changes: dict[str, Any]) -> None:
         """Write as the App does: the label, and the time of its sample."""

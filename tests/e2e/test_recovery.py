@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ class Gated(Model):
     def __enter__(self): return self
     def __exit__(self, *a): pass
     media_type = "image"
+    label_class = "Detections"  # or it is asked, before the run is on record
     def predict(self, image):
         while not self.gate.exists():
             time.sleep(0.1)
@@ -64,8 +64,6 @@ def test_a_run_goes_on_after_its_process_was_killed_and_its_decision_was_not_pas
         {
             "dataset": pets.name,
             "label_field": "pets",
-            # Told, for to find it out is to ask the model, before the run is on record.
-            "label_type": "detections",
             "model": model,
             "shard_size": 2,
             "batch_size": 2,
@@ -81,10 +79,7 @@ def test_a_run_goes_on_after_its_process_was_killed_and_its_decision_was_not_pas
     assert prefect_api.flow_run_state(flow_run).kind == "RUNNING", (
         "nobody tells Prefect that the machine died"
     )
-    assert [s for s in recovery.look(database.runs(), in_stack.api_url) if s.kind != "tell"] == [], (
-        "it may just start"
-    )
-    monkeypatch.setattr(recovery, "STARTING", timedelta(0))
+    # It has given a sign of life, so nobody waits for it to start.
     [step] = recovery.look(database.runs(), in_stack.api_url)
     assert (step.run, step.kind, step.flow_run) == (run, "go_on", flow_run)
     capsys.readouterr()

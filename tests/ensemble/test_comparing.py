@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.builders import edit_label, ids_where, make_run
+from tests.kinds import KINDS, Kind, make_kind, open_review
 from valflow import reviewing, runs
 from valflow.cli import main
 from valflow.ensemble.comparing import active_seconds, compare
@@ -154,3 +155,18 @@ def test_two_runs_side_by_side_become_final_both(dataset: Any, both: list[str]) 
         record = bring_to(run, dataset, State.FINALIZED)
         assert record["counts"]["finalized"] == record["counts"]["approved"] > 0
         assert not (runs.load(run).get("verification") or {}).get("changed_samples")
+
+
+@pytest.mark.parametrize("command", ["compare", "merge"])
+@pytest.mark.parametrize("kind", [k for k in KINDS if k.name != "detections"], ids=lambda k: k.name)
+def test_runs_of_other_label_types_are_refused_with_the_reason(
+    kind: Kind, command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = make_kind(kind, tmp_path)
+    keys = [open_review(kind, dataset, label_field=name) for name in ("one", "two")]
+    more = ["--into", "both"] if command == "merge" else []
+    assert main([command, *keys, *more]) != 0
+    told = capsys.readouterr().err
+    assert f"makes labels of the type '{kind.name}'; only those of 'detections' are compared" in told
+    dataset.reload()
+    assert not dataset.has_field("both_in_review")

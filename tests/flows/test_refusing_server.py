@@ -5,9 +5,6 @@ A real server, a proxy before it, and the processes that a worker would start.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -15,28 +12,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.pets import make_pets
+from tests.deployed import expected_labels, final_labels, work
 from tests.refusing import Refusing, refusing
-from valflow import database, new_runs, prefect_api, recovery, runs, schedules
+from valflow import database, new_runs, prefect_api, recovery, runs
 from valflow.cli import main as valflow
-from valflow.config import LabelingConfig, config_from_mapping, load_config
-
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def server(prefect_server: None) -> str:
-    """Address of the API of a real server with our deployment; no worker is there."""
-    from prefect.settings import PREFECT_API_URL
-
-    api = str(PREFECT_API_URL.value())
-    schedules.ensure_deployment(api=api)
-    return api
+from valflow.config import LabelingConfig, load_config
 
 
 @pytest.fixture
-def proxy(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Refusing]:
-    with refusing(server) as (proxy, api):
+def proxy(deployed_on: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Refusing]:
+    with refusing(deployed_on) as (proxy, api):
         monkeypatch.setenv("PREFECT_API_URL", api)
         # What other tests left behind would be recovered, too; and nobody waits for minutes here.
         database.runs().delete_many({})
@@ -44,54 +29,6 @@ def proxy(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Refusing]:
             monkeypatch.setattr(recovery, pause, timedelta(0))
         monkeypatch.setattr(prefect_api, "BACK_OFF", (0.1, 0.2))
         yield proxy
-
-
-@pytest.fixture
-def config(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[LabelingConfig]:
-    import fiftyone as fo
-
-    dataset = make_pets(f"refused-{tmp_path.name}", tmp_path, 3)
-    yield config_from_mapping(
-        {
-            "dataset": dataset.name,
-            "label_field": "pets",
-            "model": {"kind": "field", "field": "predictions"},
-            "review": {"checklist": []},
-            "output_dir": str(tmp_path / "runs"),
-        }
-    )
-    fo.delete_dataset(dataset.name)
-
-
-def work(flow_run: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """What a worker starts for a flow run, to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", "prefect", "flow-run", "execute", flow_run],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **env},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-
-
-def final_labels(dataset: str) -> list[tuple[str, tuple[float, ...], float]]:
-    return _labels_in(dataset, "pets", 0.0)
-
-
-def expected_labels(dataset: str) -> list[tuple[str, tuple[float, ...], float]]:
-    """What stands above the usual threshold."""
-    return _labels_in(dataset, "predictions", 0.7)
-
-
-def _labels_in(dataset: str, field: str, least: float) -> list[tuple[str, tuple[float, ...], float]]:
-    import fiftyone as fo
-
-    loaded = fo.load_dataset(dataset)
-    loaded.reload()
-    labels = [d for group in loaded.values(f"{field}.detections") for d in group or []]
-    return sorted((d.label, tuple(d.bounding_box), d.confidence) for d in labels if d.confidence >= least)
 
 
 def mend() -> list[str]:

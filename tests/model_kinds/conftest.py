@@ -36,6 +36,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "classifier": made.save_classifier(folder),
         "segmenter": made.save_segmenter(folder),
         "yolo": made.save_yolo(folder),
+        "yolo_masks": made.save_yolo(folder, "-seg"),
+        "yolo_names": made.save_yolo(folder, "-cls"),
     }
 
 

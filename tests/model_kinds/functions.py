@@ -30,6 +30,13 @@ def outline(images: list[Any]) -> list[Any]:
     return [fo.Polylines(polylines=[line]) for _ in images]
 
 
+def cut_out(images: list[Any]) -> list[list[dict[str, Any]]]:
+    """One box on each, with a mask of its lower half."""
+    half = np.arange(12).repeat(8).reshape(12, 8) > 5
+    box = [0.1, 0.1, 0.5, 0.5]
+    return [[{"label": "half", "bounding_box": box, "confidence": 0.9, "mask": half}] for _ in images]
+
+
 def one_too_many(images: list[Any]) -> list[Any]:
     """Does not know how many images there are."""
     return [[] for _ in images] + [[]]

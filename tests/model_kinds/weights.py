@@ -79,6 +79,60 @@ def load_grid_detector(path: str) -> GridDetector:
     return model
 
 
+class MaskDetector(GridDetector):
+    """Gives what torchvision's Mask R-CNN gives: a mask of the whole image for each box."""
+
+    def forward(self, pictures: torch.Tensor) -> list[dict[str, torch.Tensor]]:
+        found = super().forward(pictures)
+        for one, picture in zip(found, pictures, strict=True):
+            ink = (picture.mean(0) > 0.3).float()
+            one["masks"] = ink.expand(len(one["boxes"]), 1, *ink.shape)
+        return found
+
+
+class GridClassifier(GridDetector):
+    """The digit that stands out most."""
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        return self.cells(pictures)[:, :10].amax((2, 3))
+
+
+def load_mask_detector(path: str) -> MaskDetector:
+    """The entry point of the one with masks."""
+    model = MaskDetector()
+    model.load_state_dict(torch.load(path, weights_only=True))
+    return model
+
+
+def load_grid_classifier(path: str) -> GridClassifier:
+    """The entry point of the one that names images."""
+    model = GridClassifier()
+    model.load_state_dict(torch.load(path, weights_only=True))
+    return model
+
+
+HUNGER = 1 << 29  # bytes per image
+eaten: list[int] = []
+
+
+class HungryDetector(GridDetector):
+    """Needs much memory for each image; ``eaten`` are the batches that fitted."""
+
+    def forward(self, pictures: torch.Tensor) -> list[dict[str, torch.Tensor]]:
+        work = torch.empty(len(pictures) * HUNGER, dtype=torch.uint8, device=pictures.device)
+        found = super().forward(pictures)
+        del work
+        eaten.append(len(pictures))
+        return found
+
+
+def load_hungry_detector(path: str) -> HungryDetector:
+    """The entry point of the one that needs much memory."""
+    model = HungryDetector()
+    model.load_state_dict(torch.load(path, weights_only=True))
+    return model
+
+
 def save_grid_detector(folder: Path) -> Path:
     """Train it, and save its weights."""
     torch.manual_seed(0)
@@ -122,14 +176,28 @@ def write_manifest(folder: Path) -> Path:
         "tags": ["detection", "torch"],
         "date_added": "2026-01-01 00:00:00",
     }
+    others = [
+        _like(model, "digit-masks-torch", "load_mask_detector", "InstanceSegmenterOutputProcessor"),
+        _like(model, "digit-names-torch", "load_grid_classifier", "ClassifierOutputProcessor"),
+    ]
     elsewhere = {
         **model,
         "base_name": "digit-elsewhere",
         "requirements": {"packages": ["no-such-package>=2"]},
     }
     path = folder / "manifest-digits.json"
-    path.write_text(json.dumps({"models": [model, elsewhere]}))
+    path.write_text(json.dumps({"models": [model, elsewhere, *others]}))
     return path
+
+
+def _like(model: dict[str, Any], name: str, load: str, processor: str) -> dict[str, Any]:
+    """The same weights, seen by another model."""
+    copy = json.loads(json.dumps({**model, "base_name": name}))
+    copy["default_deployment_config_dict"]["config"] |= {
+        "entrypoint_fcn": f"tests.model_kinds.weights.{load}",
+        "output_processor_cls": f"fiftyone.utils.torch.{processor}",
+    }
+    return copy
 
 
 def save_detector(folder: Path) -> Path:
@@ -199,14 +267,19 @@ def save_segmenter(folder: Path) -> Path:
     return _save(folder / "digit-segformer", model, processor)
 
 
-def save_yolo(folder: Path) -> Path:
-    """The smallest YOLO, as it begins: its boxes are of any confidence, but real."""
+def save_yolo(folder: Path, kind: str = "") -> Path:
+    """The smallest YOLO, as it begins: what it finds is of any confidence, but real.
+
+    Args:
+        folder: of the file.
+        kind: ``-seg`` for one with masks, ``-cls`` for one that names images.
+    """
     import ultralytics
 
     torch.manual_seed(0)
-    model = ultralytics.YOLO("yolov8n.yaml")
-    model.model.names = dict(enumerate(CLASSES + [f"thing {i}" for i in range(10, 80)]))
-    path = folder / "digit-yolo.pt"
+    model = ultralytics.YOLO(f"yolov8n{kind}.yaml")
+    model.model.names = dict(enumerate(CLASSES + [f"thing {i}" for i in range(10, len(model.model.names))]))
+    path = folder / f"digit-yolo{kind}.pt"
     model.save(path)
     return path
 

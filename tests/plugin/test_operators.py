@@ -178,6 +178,17 @@ class TestNewRun:
         with pytest.raises(ConfigError, match=expected):
             new_runs.config_from_form("pets", {**NEW, **changes})
 
-    def test_a_model_by_import_path(self) -> None:
-        config = new_runs.config_from_form("pets", {**NEW, "model": "tests.models:Corner"})
-        assert config.model.kind == "python"
+    @pytest.mark.parametrize(
+        ("text", "model"),
+        [
+            ("tests.models:Corner", {"kind": "python", "path": "tests.models:Corner"}),
+            ("zoo:yolo11n-coco-torch", {"kind": "zoo", "name": "yolo11n-coco-torch"}),
+            ("huggingface:hustvl/yolos-tiny", {"kind": "huggingface", "id": "hustvl/yolos-tiny"}),
+            ("ultralytics:best.pt", {"kind": "ultralytics", "weights": "best.pt"}),
+            ("predictions", {"kind": "field", "field": "predictions"}),
+        ],
+        ids=lambda value: value if isinstance(value, str) else "",
+    )
+    def test_models(self, text: str, model: dict[str, str]) -> None:
+        config = new_runs.config_from_form("pets", {**NEW, "model": text})
+        assert config.model.model_dump(include=set(model)) == model

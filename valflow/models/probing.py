@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from valflow import database
-from valflow.models.source import Source, class_of
+from valflow.masks import has_mask
+from valflow.models.source import RawLabels, Source, class_of
 
 _FIRST = 5
 
@@ -24,9 +26,25 @@ REASONS = {
 
 def probe(source: Source, dataset: Any) -> str | None:
     """Name of the class of the first prediction on the first images; None where there is none."""
+    return next((found for p in _tried(source, dataset) if (found := class_of(p)) is not None), None)
+
+
+def lacks_masks(source: Source, dataset: Any) -> bool:
+    """Whether a model finds boxes on the first images, and none of them has a mask."""
+    for prediction in _tried(source, dataset):
+        if class_of(prediction) != "Detections":
+            continue
+        if isinstance(prediction, RawLabels):
+            labels: Any = prediction.labels
+        else:
+            labels = [{"mask": d.mask, "mask_path": d.mask_path} for d in prediction.detections]
+        if len(labels):
+            return not any(has_mask(label) for label in labels)
+    return False
+
+
+def _tried(source: Source, dataset: Any) -> Iterator[Any]:
     first = database.samples_of(dataset).find({}, {"_id": 1}, sort=[("_id", 1)], limit=_FIRST)
     for document in first:
         [prediction] = source.predict(source.fetch(dataset, [document["_id"]]))
-        if (found := class_of(prediction)) is not None:
-            return found
-    return None
+        yield prediction
