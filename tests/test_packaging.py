@@ -239,5 +239,5 @@ def test_scripts_are_executable_and_strict(name: str) -> None:
 
 def test_make_lists_its_targets() -> None:
     done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
-    for target in ("setup", "demo", "test", "up", "lint", "bench", "clean"):
+    for target in ("setup", "demo", "deployed-demo", "test", "up", "lint", "bench", "clean"):
         assert f"make {target} " in done.stdout
