@@ -30,9 +30,9 @@ COMPONENTS = (FLOW, WORKER, SERVER, MONGOD, APP, UP)
 # What the command line of each holds, and that of nothing else in the stack.
 _COMMANDS = {
     WORKER: ("prefect", "worker", "start"),
-    SERVER: ("prefect", "server", "start"),
+    SERVER: ("valflow.serving prefect",),
     MONGOD: ("mongod", "--dbpath"),
-    APP: ("fiftyone.server.main",),
+    APP: ("valflow.serving app",),
 }
 ROOT = Path(__file__).resolve().parents[2]
 READY = 300.0  # seconds; a start takes 20 on two idle cores
@@ -168,4 +168,4 @@ def _is(process: psutil.Process, words: tuple[str, ...]) -> bool:
     # The leash has the whole command of its child behind its own.
     if any(part.endswith("leash.py") for part in line[:4]):
         return False
-    return all(any(word in part for part in line) for word in words)
+    return all(word in " ".join(line) for word in words)
