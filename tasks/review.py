@@ -103,7 +103,7 @@ def _unread_answer(record: runs.Record) -> ReviewDecision | None:
         keyset = keyset_from_base_key(f"suspended-{_key(record, count)}")
         answer = read_flow_run_input(keyset["response"])
         if answer is not None:
-            return ReviewDecision.load(keyset)
+            return ReviewDecision.model_validate(answer)
     return None
 
 

@@ -658,3 +658,25 @@ def counted(values: Any) -> dict[str, int]:
 
 TestHistories = Histories.TestCase
 TestHistories.pytestmark = [pytest.mark.slow]
+
+
+def test_a_history_that_comes_back_into_review_and_out_of_a_copy() -> None:
+    """What random ones seldom reach."""
+    history = Histories()
+    history.begin()
+    steps: list[tuple[str, dict[str, Any]]] = [
+        ("submit", {"who": "ann", "override": "a test"}),
+        ("validate_and_finalize", {}),
+        ("back_into_review", {"including_edited": False, "who": "ann"}),
+        ("submit", {"who": "ann", "override": "a test"}),
+        ("validate_and_finalize", {}),
+        ("edit_a_final_label", {"place": 0, "name": "horse"}),
+        ("back_into_review", {"including_edited": False, "who": "ann"}),  # refused
+        ("bring_a_copy_back", {"including_edited": True, "who": "ann"}),
+        ("bring_a_copy_back", {"including_edited": True, "who": "ann"}),
+        ("die_while_bringing_back", {"writes": 6, "including_edited": True, "reopen": True}),
+    ]
+    for name, arguments in steps:
+        getattr(history, name)(**arguments)
+        history.everything_is_as_it_should_be()
+    assert (history.model.state, history.model.round) == ("IN_REVIEW", 3)
