@@ -1,4 +1,4 @@
-"""Torchvision's own detectors with fixed, untrained weights: nothing is downloaded. Somewhat faster than trained ones."""
+"""Torchvision's own detectors with fixed, untrained weights: nothing is downloaded. Rather faster than trained."""
 
 from __future__ import annotations
 
