@@ -292,6 +292,15 @@ class Histories(RuleBasedStateMachine):
         self._accept()
         self._do(self._finalize())
 
+    @precondition(lambda self: self.model.state == "IN_REVIEW" and self.model.seq > 2)
+    @rule(who=PEOPLE)
+    def end_the_review(self, who: str) -> None:
+        """Straight to the end: step by step chance leads there too seldom to try what comes after it."""
+        self._do(self._submit(who, "a test"))
+        if self.model.state == "REVIEWED":
+            self._accept()
+            self._do(self._finalize())
+
     @precondition(lambda self: self.model.state == "FINALIZED")
     @rule(including_edited=st.booleans(), who=PEOPLE)
     def roll_back(self, including_edited: bool, who: str) -> None:
