@@ -48,6 +48,7 @@ _PASSING = frozenset(
 _LINKS = frozenset({"n", "after", "digest"})
 # What a broken-off attempt may add to a history; everything else must be there once.
 _OF_RECOVERY = frozenset({"fail", "retry", "skip", "recover"})
+_DECLARATIONS = frozenset({"fields", "sample_fields"})
 _ACTION_KEYS = frozenset({"action", "of", "at", "undone_by", "drawn_after_action"})
 _TEXTS = frozenset({".html", ".md", ".svg", ".css"})
 _JPEG = b"\xff\xd9"  # ends one
@@ -135,7 +136,9 @@ class _Plain:
             run = value.get("run", run) if isinstance(value.get("run", run), str) else run
             return {str(k): self(v, run, str(k)) for k, v in value.items() if k not in _PASSING}
         if isinstance(value, list | tuple):
-            return [self(v, run, key) for v in value]
+            plain = [self(v, run, key) for v in value]
+            # Declared again after a crash, fields stand in another order, which means nothing.
+            return sorted(plain, key=_canonical) if key in _DECLARATIONS else plain
         if key in _ACTION_KEYS and isinstance(value, int):
             return self.action(run, value)
         if isinstance(value, datetime):
