@@ -1,4 +1,4 @@
-"""Shards on threads, processes and a Dask cluster: the same labels, also where a worker dies in the middle."""
+"""Shards on threads, processes, Dask and Ray: the same labels, also where a worker dies in the middle."""
 
 from __future__ import annotations
 
@@ -18,11 +18,16 @@ from valflow.errors import ConfigError
 
 Configure = Callable[..., LabelingConfig]
 HAS_DASK = importlib.util.find_spec("prefect_dask") is not None
+HAS_RAY = importlib.util.find_spec("prefect_ray") is not None
 needs_dask = pytest.mark.skipif(not HAS_DASK, reason="the extra dask is not installed")
+needs_ray = pytest.mark.skipif(not HAS_RAY, reason="the extra ray is not installed")
+CLUSTERS = [pytest.param("dask", marks=needs_dask), pytest.param("ray", marks=needs_ray)]
 pytestmark = [
     pytest.mark.slow,
-    # Dask's own, when a cluster of processes is taken down.
+    # Dask's and Ray's own, when a cluster of processes is taken down.
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::RuntimeWarning", "ignore::UserWarning"),
+    # Great Expectations imports what Ray brings of Google's, and that misses a part nobody needs.
+    pytest.mark.filterwarnings("ignore:Please install grpcio-status:ImportWarning"),
 ]
 
 
@@ -69,6 +74,7 @@ def labels_of(config: LabelingConfig) -> list[Any]:
         pytest.param({"kind": "thread", "workers": 3}, id="threads"),
         pytest.param({"kind": "process", "workers": 2}, id="processes"),
         pytest.param({"kind": "dask", "workers": 2}, id="dask", marks=needs_dask),
+        pytest.param({"kind": "ray", "workers": 2}, id="ray", marks=needs_ray),
     ],
 )
 def test_every_runner_finds_the_same(configure: Configure, runner: dict[str, Any]) -> None:
@@ -77,11 +83,13 @@ def test_every_runner_finds_the_same(configure: Configure, runner: dict[str, Any
     assert labels_of(configure("several", runner=runner)) == one_by_one
 
 
-@needs_dask
-def test_a_shard_whose_worker_is_killed_is_taken_up_again(configure: Configure, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", CLUSTERS)
+def test_a_shard_whose_worker_is_killed_is_taken_up_again(
+    configure: Configure, tmp_path: Path, kind: str
+) -> None:
     mark = tmp_path / "died"
     model = {"kind": "python", "path": "tests.models:DiesOnce", "kwargs": {"mark": str(mark), "on": 40}}
-    found = labels_of(configure("killed", model=model, runner={"kind": "dask", "workers": 2}))
+    found = labels_of(configure("killed", model=model, runner={"kind": kind, "workers": 2}))
     assert int(mark.read_text()) != os.getpid()
     undisturbed = labels_of(configure("undisturbed", model={"kind": "python", "path": "tests.models:Corner"}))
     assert found == undisturbed
@@ -100,12 +108,26 @@ def test_a_cluster_by_its_address(configure: Configure) -> None:
         assert labels_of(configure("there", runner=runner)) == one_by_one
 
 
-def test_an_address_without_a_cluster(configure: Configure) -> None:
-    with pytest.raises(ConfigError, match="say kind: dask"):
-        configure("pets", runner={"kind": "process", "address": "tcp://127.0.0.1:1"})
+@pytest.mark.parametrize(
+    ("runner", "problem"),
+    [
+        ({"kind": "process", "address": "tcp://127.0.0.1:1"}, "say kind: dask or kind: ray"),
+        (
+            {"kind": "ray", "address": "tcp://127.0.0.1:1"},
+            "expected the address of a Ray, HOST:PORT or ray://",
+        ),
+        ({"kind": "ray", "address": "auto"}, "found auto"),
+    ],
+)
+def test_an_address_of_something_else(configure: Configure, runner: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        configure("pets", runner=runner)
 
 
-def test_dask_that_is_not_installed(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", ["dask", "ray"])
+def test_a_cluster_that_is_not_installed(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"pip install 'valflow\[dask\]'"):
-        preflight.check(configure("pets", runner={"kind": "dask"}))
+    with pytest.raises(ConfigError, match=rf"pip install 'valflow\[{kind}\]'"):
+        preflight.check(configure("pets", runner={"kind": kind}))
