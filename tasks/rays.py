@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -34,6 +36,7 @@ def ray_at(address: str) -> Iterator[RayTaskRunner]:
     Raises:
         ConnectionError: no Ray answers there.
     """
+    _expect_answer(address)
     with ExitStack() as stack:
         stack.callback(ray.shutdown)  # of a client (ray://) the runner does not take leave
         yield _entered(RayTaskRunner(address=address), stack)
@@ -51,6 +54,7 @@ def ray_here(workers: int) -> Iterator[RayTaskRunner]:
         "num_cpus": workers,
         "include_dashboard": False,
         "object_store_memory": OBJECT_STORE_BYTES,
+        "logging_level": logging.ERROR,  # what its workers print is printed here in any case
     }
     with ExitStack() as stack:
         stack.enter_context(_on_loopback())
@@ -63,6 +67,18 @@ def ray_here(workers: int) -> Iterator[RayTaskRunner]:
                 f"{ray.__version__}; install the version of constraints.txt, or take another runner.kind"
             )
         yield runner
+
+
+def _expect_answer(address: str) -> None:
+    """Ask before Ray does, which takes minutes to give up and may take the process with it."""
+    host, port = address.removeprefix("ray://").rsplit(":", 1)
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise ConnectionError(
+            f"runner.address: expected a Ray at {address}, nothing answers ({error}); `ray start --head` prints "
+            "the address for machines of the cluster, ray://HOST:10001 is for others"
+        ) from error
 
 
 def _entered(runner: RayTaskRunner, stack: ExitStack) -> RayTaskRunner:

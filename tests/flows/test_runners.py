@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from flows.label_dataset import label_dataset
@@ -15,7 +24,9 @@ from tests.pets import make_pets
 from valflow import database, ledger, preflight
 from valflow.config import LabelingConfig, config_from_mapping
 from valflow.errors import ConfigError
+from valflow.processes import Child, free_port
 
+ROOT = Path(__file__).resolve().parents[2]
 Configure = Callable[..., LabelingConfig]
 HAS_DASK = importlib.util.find_spec("prefect_dask") is not None
 HAS_RAY = importlib.util.find_spec("prefect_ray") is not None
@@ -106,6 +117,106 @@ def test_a_cluster_by_its_address(configure: Configure) -> None:
     with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
         runner = {"kind": "dask", "address": cluster.scheduler_address}
         assert labels_of(configure("there", runner=runner)) == one_by_one
+
+
+@pytest.fixture
+def ray_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    """A Ray as ``ray start --head`` makes it, but on 127.0.0.1: its addresses, by who uses them."""
+    from ray._private import ray_constants
+
+    monkeypatch.setattr(
+        ray_constants, "ENABLE_RAY_CLUSTER", False
+    )  # takes 127.0.0.1 for this, as the variable
+    ports = [free_port(), free_port()]
+    where = ["--node-ip-address=127.0.0.1", f"--port={ports[0]}", f"--ray-client-server-port={ports[1]}"]
+    size = ["--num-cpus=1", "--object-store-memory=78643200", "--include-dashboard=false"]
+    env = {
+        ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0",
+        "RAY_TMPDIR": tempfile.mkdtemp(prefix="ray-"),
+        "PYTHONPATH": str(ROOT),
+    }
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", *where, *size]
+    answers = partial(all_answer, ports)
+    ray = Child("ray", command, tmp_path / "ray.log", answers, env=env, cwd=tmp_path)
+    ray.start()
+    try:
+        yield {"member": f"127.0.0.1:{ports[0]}", "client": f"ray://127.0.0.1:{ports[1]}"}
+    finally:
+        ray.stop()
+        shutil.rmtree(env["RAY_TMPDIR"], ignore_errors=True)
+
+
+def all_answer(ports: list[int]) -> bool:
+    with ExitStack() as stack:
+        try:
+            for port in ports:
+                stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=1))
+        except OSError:
+            return False
+    return True
+
+
+@needs_ray
+def test_a_ray_by_its_address(configure: Configure, ray_there: dict[str, str]) -> None:
+    one_by_one = labels_of(configure("one_by_one"))
+    for who, address in ray_there.items():
+        assert labels_of(configure(who, runner={"kind": "ray", "address": address})) == one_by_one
+
+
+@needs_ray
+def test_a_ray_that_is_not_there() -> None:
+    from tasks.rays import ray_at
+
+    with pytest.raises(ConnectionError, match=r"expected a Ray at ray://127.0.0.1:1, nothing answers"):
+        ray_at("ray://127.0.0.1:1").__enter__()
+
+
+@needs_ray
+def test_a_ray_of_a_run_is_closed_to_other_machines_and_leaves_nothing(tmp_path: Path) -> None:
+    from tasks.rays import ray_here
+
+    def children() -> set[psutil.Process]:
+        return set(psutil.Process().children(recursive=True))
+
+    before, handler, environment = children(), signal.getsignal(signal.SIGTERM), dict(os.environ)
+    with ray_here(1):
+        started = children() - before
+        ports = [
+            c.laddr for p in (psutil.Process(), *started) for c in p.net_connections() if c.status == "LISTEN"
+        ]
+        assert signal.getsignal(signal.SIGTERM) == handler
+    assert started
+    assert len(ports) > 3
+    assert {ip for ip, _ in ports} <= {"127.0.0.1", "::ffff:127.0.0.1"}
+    _, alive = psutil.wait_procs(started, timeout=30)
+    assert not alive
+    assert (os.environ.get("RAY_AUTH_TOKEN"), "RAY_AUTH_MODE" in os.environ) == (
+        environment.get("RAY_AUTH_TOKEN"),
+        "RAY_AUTH_MODE" in environment,
+    )
+
+
+@needs_ray
+def test_a_ray_ends_with_a_run_that_is_killed(tmp_path: Path) -> None:
+    code = (
+        "import psutil, sys\nfrom tasks.rays import ray_here\n"
+        "with ray_here(1):\n"
+        "    print(*(p.pid for p in psutil.Process().children(recursive=True)), flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": tempfile.mkdtemp(prefix="killed-")}
+    run = subprocess.Popen(
+        [sys.executable, "-c", code], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert run.stdout
+    assert run.stdin
+    with run, run.stdin, run.stdout:
+        started = [psutil.Process(int(pid)) for pid in run.stdout.readline().split()]
+        run.kill()
+    assert len(started) > 3
+    _, alive = psutil.wait_procs(started, timeout=30)
+    assert not alive
+    shutil.rmtree(env["TMPDIR"])
 
 
 @pytest.mark.parametrize(
