@@ -124,9 +124,8 @@ def ray_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[
     """A Ray as ``ray start --head`` makes it, but on 127.0.0.1: its addresses, by who uses them."""
     from ray._private import ray_constants
 
-    monkeypatch.setattr(
-        ray_constants, "ENABLE_RAY_CLUSTER", False
-    )  # takes 127.0.0.1 for this, as the variable
+    # Has this process take 127.0.0.1 for what it says, as the variable below has the cluster.
+    monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", False)
     ports = [free_port(), free_port()]
     where = ["--node-ip-address=127.0.0.1", f"--port={ports[0]}", f"--ray-client-server-port={ports[1]}"]
     size = ["--num-cpus=1", "--object-store-memory=78643200", "--include-dashboard=false"]
@@ -172,13 +171,13 @@ def test_a_ray_that_is_not_there() -> None:
 
 
 @needs_ray
-def test_a_ray_of_a_run_is_closed_to_other_machines_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_ray_of_a_run_is_closed_to_other_machines_and_leaves_nothing() -> None:
     from tasks.rays import ray_here
 
     def children() -> set[psutil.Process]:
         return set(psutil.Process().children(recursive=True))
 
-    before, handler, environment = children(), signal.getsignal(signal.SIGTERM), dict(os.environ)
+    before, handler, environment = children(), signal.getsignal(signal.SIGTERM), set(os.environ)
     with ray_here(1):
         started = children() - before
         ports = [
@@ -190,14 +189,11 @@ def test_a_ray_of_a_run_is_closed_to_other_machines_and_leaves_nothing(tmp_path:
     assert {ip for ip, _ in ports} <= {"127.0.0.1", "::ffff:127.0.0.1"}
     _, alive = psutil.wait_procs(started, timeout=30)
     assert not alive
-    assert (os.environ.get("RAY_AUTH_TOKEN"), "RAY_AUTH_MODE" in os.environ) == (
-        environment.get("RAY_AUTH_TOKEN"),
-        "RAY_AUTH_MODE" in environment,
-    )
+    assert {n for n in os.environ if n.startswith("RAY_")} <= {*environment, "RAY_USAGE_STATS_ENABLED"}
 
 
 @needs_ray
-def test_a_ray_ends_with_a_run_that_is_killed(tmp_path: Path) -> None:
+def test_a_ray_ends_with_a_run_that_is_killed() -> None:
     code = (
         "import psutil, sys\nfrom tasks.rays import ray_here\n"
         "with ray_here(1):\n"
@@ -214,7 +210,8 @@ def test_a_ray_ends_with_a_run_that_is_killed(tmp_path: Path) -> None:
         started = [psutil.Process(int(pid)) for pid in run.stdout.readline().split()]
         run.kill()
     assert len(started) > 3
-    _, alive = psutil.wait_procs(started, timeout=30)
+    # Its two agents notice within ten seconds, and then wait for the rest of it, which is gone.
+    _, alive = psutil.wait_procs(started, timeout=120)
     assert not alive
     shutil.rmtree(env["TMPDIR"])
 
