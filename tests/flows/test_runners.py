@@ -21,7 +21,7 @@ import pytest
 
 from flows.label_dataset import label_dataset
 from tests.pets import make_pets
-from valflow import database, ledger, preflight
+from valflow import database, decisions, ledger, preflight
 from valflow.config import LabelingConfig, config_from_mapping
 from valflow.errors import ConfigError
 from valflow.processes import Child, free_port
@@ -69,12 +69,25 @@ def configure(pets: Any, tmp_path: Path) -> Configure:
 
 
 def labels_of(config: LabelingConfig) -> list[Any]:
-    """What a run predicts, in the order of the samples; ids come from the run's key and are not compared."""
+    """What a run predicts, and what is final then, sample by sample; ids come from the run's key, not compared."""
+    import fiftyone as fo
+
     outcome: Any = label_dataset(config, return_state=True).result()  # type: ignore[union-attr]
     assert outcome["outcome"] == "awaiting_review"
-    found = database.ledger().find({"run": config.run_key}).sort("sample_id", 1)
+    found = list(database.ledger().find({"run": config.run_key}).sort("sample_id", 1))
+    decisions.submit(
+        str(config.run_key), decisions.Decision("finalize", "ann", override="runners are compared")
+    )
+    outcome = label_dataset(config, return_state=True).result()  # type: ignore[union-attr]
+    assert outcome["outcome"] == "finalized"
+    final = dict(zip(*fo.load_dataset(config.dataset).values(["id", config.label_field]), strict=True))
+    assert any(final.values())
     return [
-        (d["sample_id"], [(p["label"], p["confidence"], p["bounding_box"]) for p in d["predicted"]])
+        (
+            d["sample_id"],
+            [(p["label"], p["confidence"], p["bounding_box"]) for p in d["predicted"]],
+            [(f.label, f.confidence, f.bounding_box) for f in final[str(d["sample_id"])].detections],
+        )
         for d in found
     ]
 
