@@ -1,7 +1,8 @@
-"""Where shards are predicted: in this process, in several, or on a Dask cluster. All of it is Prefect's."""
+"""Where shards are predicted: in this process, in several, or on a cluster of Dask or Ray. All of it is Prefect's."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
@@ -9,16 +10,20 @@ from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTa
 from valflow.config import RunnerConfig
 
 
-def runner_of(config: RunnerConfig) -> TaskRunner[Any]:
+def runner_of(config: RunnerConfig) -> AbstractContextManager[TaskRunner[Any]]:
     """Prefect's task runner for a configuration; enter it before tasks are submitted.
 
     Raises:
-        ImportError: the extra ``dask`` is not installed, which the checks before a run have told.
+        ImportError: the extra of this kind is not installed, which the checks before a run have told.
     """
     if config.kind == "thread":
         return ThreadPoolTaskRunner(max_workers=config.workers)
     if config.kind == "process":
         return ProcessPoolTaskRunner(max_workers=config.workers)
+    return _on_dask(config) if config.kind == "dask" else _on_ray(config)
+
+
+def _on_dask(config: RunnerConfig) -> AbstractContextManager[TaskRunner[Any]]:
     from prefect_dask import DaskTaskRunner
 
     if config.address is not None:
@@ -27,3 +32,9 @@ def runner_of(config: RunnerConfig) -> TaskRunner[Any]:
     return DaskTaskRunner(
         cluster_kwargs={"n_workers": config.workers, "threads_per_worker": 1, "dashboard_address": None}
     )
+
+
+def _on_ray(config: RunnerConfig) -> AbstractContextManager[TaskRunner[Any]]:
+    from tasks.rays import ray_at, ray_here
+
+    return ray_here(config.workers) if config.address is None else ray_at(config.address)

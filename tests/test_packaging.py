@@ -100,7 +100,8 @@ def test_every_requirement_is_pinned_in_the_constraints() -> None:
         assert match, f"expected name==version, found {line!r}"
         pinned[match[1].lower().replace("_", "-")] = match[2]
     project = PROJECT["project"]
-    for line in [*project["dependencies"], *project["optional-dependencies"]["dev"]]:
+    extras = project["optional-dependencies"]
+    for line in [*project["dependencies"], *extras["dev"], *extras["ray"]]:
         requirement = Requirement(line)
         version = pinned.get(requirement.name.lower())
         assert version, f"{requirement.name} is not in constraints.txt"

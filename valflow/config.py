@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import keyword
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -76,20 +77,31 @@ class TargetConfig(Section):
 class RunnerConfig(Section):
     """Where shards are predicted, and how many at a time."""
 
-    kind: Literal["thread", "process", "dask"] = Field(
-        "thread", description="thread: in the run's process; process: in several here; dask: on a cluster"
+    kind: Literal["thread", "process", "dask", "ray"] = Field(
+        "thread",
+        description="thread: in the run's process; process: in several here; dask, ray: on a cluster",
     )
     workers: Count = Field(
         1, le=256, description="Shards at a time; threads share the model, processes have one each"
     )
     address: str | None = Field(
-        None, min_length=1, description="Of a Dask scheduler; empty starts a cluster of processes here"
+        None,
+        min_length=1,
+        description="Of a Dask scheduler or a Ray; empty starts a cluster of processes here",
     )
 
     @model_validator(mode="after")
     def _consistent(self) -> RunnerConfig:
-        if self.address is not None and self.kind != "dask":
-            raise ValueError(f"address is that of a Dask scheduler, but kind is {self.kind}; say kind: dask")
+        if self.address is None or self.kind == "dask":
+            return self
+        if self.kind != "ray":
+            raise ValueError(
+                f"address is that of a cluster, but kind is {self.kind}; say kind: dask or kind: ray"
+            )
+        if re.fullmatch(r"(ray://)?[^/\s]+:\d{1,5}", self.address) is None:
+            raise ValueError(
+                f"expected the address of a Ray, HOST:PORT or ray://HOST:PORT, found {self.address}"
+            )
         return self
 
 

@@ -315,9 +315,12 @@ def unwritable(folder: Path) -> str | None:
 
 
 def _runner_problems(config: LabelingConfig) -> list[str]:
-    if config.runner.kind != "dask" or importlib.util.find_spec("prefect_dask") is not None:
+    kind = config.runner.kind
+    if kind not in ("dask", "ray") or importlib.util.find_spec(f"prefect_{kind}") is not None:
         return []
-    return ["runner.kind: dask needs the extra `dask`, which is not installed: pip install 'valflow[dask]'"]
+    return [
+        f"runner.kind: {kind} needs the extra `{kind}`, which is not installed: pip install 'valflow[{kind}]'"
+    ]
 
 
 def _export_problems(config: LabelingConfig, dataset: Any) -> list[str]:
