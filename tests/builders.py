@@ -190,15 +190,15 @@ def documents(dataset: Any) -> dict[str, dict[str, Any]]:
     return {str(d["_id"]): d for d in database.samples_of(dataset).find().sort("_id", 1)}
 
 
-def everything_stored() -> dict[str, list[bytes]]:
-    """All documents of all collections; FiftyOne itself notes when a dataset was loaded last."""
+def everything_stored() -> dict[str, Any]:
+    """What all collections hold, as digests; FiftyOne itself notes when a dataset was loaded last."""
     db = database.connection()
-    look = {"last_loaded_at": 0}
+    digests: dict[str, Any] = dict(db.command("dbHash")["collections"])
     # As bytes: a NaN is not equal to itself.
-    return {
-        name: [bson.encode(d) for d in db[name].find({}, look).sort("_id", 1)]
-        for name in sorted(db.list_collection_names())
-    }
+    digests["datasets"] = [
+        bson.encode(d) for d in db["datasets"].find({}, {"last_loaded_at": 0}).sort("_id", 1)
+    ]
+    return digests
 
 
 def labels_in(dataset: Any, field: str) -> dict[str, dict[str, Any]]:

@@ -345,10 +345,11 @@ def draw_plan(
         pace: seconds that each phase takes when nobody disturbs it.
     """
     plan: dict[str, list[tuple[float, str]]] = {}
+    deck = chance.sample(COMPONENTS, len(COMPONENTS))
     for place in range(kills):
         phase = (LABEL, REVIEW, DECIDE)[place % 3]
         # Every component is met as often as any other, in another order each time.
-        plan.setdefault(phase, []).append((chance.uniform(0.0, pace[phase]), chance.choice(COMPONENTS)))
+        plan.setdefault(phase, []).append((chance.uniform(0.0, pace[phase]), deck[place % len(deck)]))
     return plan
 
 
