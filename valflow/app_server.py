@@ -13,8 +13,8 @@ from pathlib import Path
 from valflow.login import FOR_APP
 from valflow.processes import Child
 from valflow.review_app import link_plugins
+from valflow.serving import LOCAL
 
-LOCAL = "127.0.0.1"
 EXPOSED = (
     "Without a login, whoever reaches this address can change labels, and read every file that this user can read; "
     "with one, whoever listens on the network can read it. Bind it to 127.0.0.1 unless you trust all of that network."

@@ -10,9 +10,7 @@ from pathlib import Path
 from valflow import prefect_api
 from valflow.login import FOR_SERVER
 from valflow.processes import Child
-from valflow.serving import own_origins
-
-LOCAL = "127.0.0.1"
+from valflow.serving import LOCAL, own_origins
 
 
 def prefect_server(

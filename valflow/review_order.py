@@ -58,9 +58,10 @@ def rank(run: str, selection: Selection) -> Ranking:
 
     One query for the labels, and one for the stored scores where the run has them.
     """
-    record = database.runs().find_one({"run": run}, {"thresholds": 1, "certificate.state": 1}) or {}
+    wanted = {"thresholds": 1, "certificate.state": 1, "counts.predicted": 1}
+    record = database.runs().find_one({"run": run}, wanted) or {}
     predicted = (record.get("counts") or {}).get("predicted")
-    has_mistakenness = _has_mistakenness(record["_id"], run, predicted)
+    has_mistakenness = _has_mistakenness(record.get("_id"), run, predicted)
     ids, samples, classes, confidence, mistakenness = _read(run, selection, has_mistakenness)
     evidence, uncertainty = _by_confidence(confidence, classes, record.get("thresholds") or {})
     reason = np.where(np.isnan(confidence), "none", "confidence").astype("U12")
@@ -163,8 +164,8 @@ def _read(run: str, selection: Selection, has_mistakenness: bool) -> tuple[Any, 
 
 
 @functools.lru_cache(maxsize=64)
-def _has_mistakenness(_record: ObjectId, run: str, _predicted: int | None) -> bool:
-    """Whether the model said of any label how likely it is wrong; asked once, for predictions do not change."""
+def _has_mistakenness(_record: ObjectId | None, run: str, _predicted: int | None) -> bool:
+    """Whether the model said of any label how likely it is wrong; asked once for each number of predictions."""
     there = {"run": run, f"predicted.{MISTAKENNESS}": {"$type": "number"}}
     return database.ledger().find_one(there, {"_id": 1}) is not None
 

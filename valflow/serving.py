@@ -8,6 +8,8 @@ import os
 from valflow.guard import Guard, allowed_hosts
 from valflow.login import FOR_APP
 
+LOCAL = "127.0.0.1"
+
 
 def serve_app(address: str, port: int) -> None:
     """FiftyOne's App server; see ``fiftyone.server.main``."""
@@ -43,7 +45,7 @@ def own_origins(port: int) -> str:
 
     Prefect's own default is "*": every page in a person's browser could start runs, and so code, here.
     """
-    return f"http://127.0.0.1:{port},http://localhost:{port}"
+    return f"http://{LOCAL}:{port},http://localhost:{port}"
 
 
 if __name__ == "__main__":

@@ -106,6 +106,13 @@ class TestByBetterEvidence:
         assert names(run) == [("cat", 0.98), ("dog", 0.99), ("cat", 0.5)]
         assert review_order.queue(run, 1)["labels"][0]["why"] == "mistakenness 0.90"
 
+    def test_what_was_asked_before_more_predictions_came_is_asked_again(self, tmp_path: Path) -> None:
+        run = make_run(make_dataset(tmp_path, predictions=[[("cat", 0.5)]]), **ALL)
+        assert "mistakenness" not in review_order.queue(run, 1)["labels"][0]["why"]
+        database.ledger().update_many({"run": run}, {"$set": {"predicted.0.mistakenness": 0.9}})
+        database.runs().update_one({"run": run}, {"$inc": {"counts.predicted": 1}})
+        assert review_order.queue(run, 1)["labels"][0]["why"] == "mistakenness 0.90"
+
     def test_a_certified_run_goes_by_its_score(self, tmp_path: Path) -> None:
         dataset = make_large_dataset(tmp_path)
         run = make_certified_run(dataset)

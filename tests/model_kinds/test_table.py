@@ -134,8 +134,7 @@ def test_without_torch(cell: Any, name: str, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("zoo")
 @pytest.mark.parametrize(("cell", "name"), cells(on_torch=True))
 def test_on_torch(cell: Any, name: str, tmp_path: Path, weights: dict[str, Path]) -> None:
-
-    check(cell, name, tmp_path, {key: Path(value) for key, value in weights.items()})
+    check(cell, name, tmp_path, weights)
 
 
 def test_the_docs_show_the_same_table() -> None:
@@ -158,4 +157,5 @@ def test_settings_of_the_table_are_valid() -> None:
         for cell in columns.values():
             model = cell[0] if isinstance(cell, tuple) else cell
             if model["kind"] != "merge":
-                config_from_mapping({"dataset": "d", "label_field": "a", "model": model})
+                config = config_from_mapping({"dataset": "d", "label_field": "a", "model": model})
+                assert config.model.kind == model["kind"]

@@ -29,8 +29,9 @@ def review(options: Any) -> Result:
 
 def _serve(record: dict[str, Any], options: Any) -> Result:
     from valflow import homes, review_app
-    from valflow.app_server import EXPOSED, LOCAL, app_server
+    from valflow.app_server import EXPOSED, app_server
     from valflow.processes import free_port, is_port_taken
+    from valflow.serving import LOCAL
 
     if options.port is not None and is_port_taken(options.port):
         raise StackError(f"expected port {options.port} to be free, found another program on it")
