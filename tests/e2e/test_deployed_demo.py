@@ -18,8 +18,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def command_of(target: str) -> list[str]:
     """What make runs for a target, with the interpreter of these tests."""
+    # Below another make, as in `make test`, make names the folder it leaves on a last line of its own.
     printed = subprocess.run(
-        ["make", "-n", target, "ARGS=--scenes 40"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "--no-print-directory", "-n", target, "ARGS=--scenes 40"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     words = shlex.split(printed.stdout.splitlines()[-1])
     return [sys.executable, *words[1:]]
