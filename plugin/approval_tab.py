@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 import fiftyone.operators.types as types
 
-from valflow import audits, checklist, decisions, ledger, overview, reviewing, runs
+from valflow import audits, checklist, decisions, overview, reviewing, runs
 from valflow.review_page import markdown_text
 from valflow.states import State
 
@@ -20,13 +21,12 @@ from .screen import AUDIT, LOOK_EVERY, PATCHES, Screen
 class ApprovalTab:
     """Checklist, audit and Finalize."""
 
-    def look_at_approval(self, ctx: Any, record: runs.Record) -> None:
-        """Bring checklist and audit into the panel's state."""
+    def look_at_approval(self, ctx: Any, record: runs.Record, table: Sequence[dict[str, Any]] | None) -> None:
+        """Bring checklist and audit into the panel's state; ``table`` has the classes of a run in review."""
         screen = Screen(ctx)
         screen.put(waiting=overview.is_moving(record), fate=_fate(record))
-        if record["state"] != State.IN_REVIEW.value:
+        if table is None:
             return
-        table = ledger.class_table(record["run"], record["thresholds"])
         audit = audits.latest(record["run"])
         screen.put(
             checklist=checklist.evidence(record, table),

@@ -10,6 +10,7 @@ import fiftyone.operators.types as types
 from valflow import app_edits, correcting, database, overview, reviewing, runs
 from valflow.errors import RunNotFound
 from valflow.label_types import review_type_of
+from valflow.review_order import Ranking, rank
 from valflow.review_page import markdown_text
 from valflow.states import SHOWN_AS, State
 
@@ -181,24 +182,37 @@ class AutoLabeling(DrawnOnChange, RunsTab, ReviewTab, ApprovalTab, AuditPart, Ap
             screen.put(page="runs", run=None)
             self.show_runs(ctx)
             return
+        table, ranking = None, None
         if record["state"] == State.IN_REVIEW.value:
-            self._look_at_review(ctx, screen, record)
+            table, ranking = self._look_at_review(ctx, screen, record)
         elif screen.tab != DONE and record["state"] == State.FINALIZED.value:
             screen.put(tab=DONE, mode=PATCHES)
         screen.put(head=_head(record), pointed=None)
         if screen.tab == APPROVAL:
-            self.look_at_approval(ctx, record)
+            self.look_at_approval(ctx, record, table)
         if screen.tab == DONE:
             self.look_at_result(ctx, record)
         if view:
-            self.set_grid(ctx, record, reload)
+            self.set_grid(ctx, record, ranking, reload)
 
-    def _look_at_review(self, ctx: Any, screen: Screen, record: runs.Record) -> None:
+    def _look_at_review(
+        self, ctx: Any, screen: Screen, record: runs.Record
+    ) -> tuple[list[dict[str, Any]], Ranking | None]:
+        """Bring the figures into the panel's state.
+
+        Returns:
+            The class table, and the order of what is shown where one is wanted.
+        """
         if screen.reviewer:
             self._take_over(ctx, record)
         screen.put(whole=not review_type_of(record).has_boxes)
         shown = screen.shown()
-        known = overview.review_figures(record, shown, screen.reviewer)
+        wants_ranking = screen.is_ranked
+        table, ranking = database.side_by_side(
+            lambda: reviewing.table(record["run"], shown),
+            lambda: rank(record["run"], shown) if wants_ranking else None,
+        )
+        known = overview.review_figures(record, shown, table, screen.reviewer)
         classes = [c for c in screen.get("classes", []) if c in {r["label"] for r in known["rows"]}]
         pages = _pages(screen, record, known)
         screen.put(
@@ -219,6 +233,9 @@ class AutoLabeling(DrawnOnChange, RunsTab, ReviewTab, ApprovalTab, AuditPart, Ap
                 "selectedRows": [i for i, r in enumerate(known["rows"]) if r["label"] in classes],
             },
         )
+        if wants_ranking and (now := screen.shown()) != shown:  # a class is gone that was chosen
+            ranking = rank(record["run"], now)
+        return table, ranking
 
     def _take_over(self, ctx: Any, record: runs.Record) -> app_edits.Edits:
         """Take over what was done with the App's own tools since the last look, and say so."""
@@ -240,7 +257,7 @@ class AutoLabeling(DrawnOnChange, RunsTab, ReviewTab, ApprovalTab, AuditPart, Ap
         screen.put(pointed=pointed)
         return True
 
-    def set_grid(self, ctx: Any, record: runs.Record, reload: bool = False) -> None:
+    def set_grid(self, ctx: Any, record: runs.Record, ranking: Ranking | None, reload: bool) -> None:
         """Show the page of this tab and mode in the grid."""
         screen = Screen(ctx)
         dataset = database.dataset_of(record)
@@ -257,13 +274,12 @@ class AutoLabeling(DrawnOnChange, RunsTab, ReviewTab, ApprovalTab, AuditPart, Ap
             ids = self.set_audit_grid(ctx, record, dataset)
         else:
             shown = None if mode == DRAW else screen.shown()
-            order: reviewing.Order = "uncertain" if screen.tab == REVIEW else "samples"
             if screen.shows_samples:
-                found = reviewing.page_of_samples(record["run"], shown, page_number, order=order)
+                found = reviewing.page_of_samples(record["run"], shown, page_number, ranking=ranking)
                 ids = found.sample_ids
                 ctx.ops.set_view(grid.samples(dataset, found))
             else:
-                found = reviewing.page_of_labels(record["run"], screen.shown(), page_number, order=order)
+                found = reviewing.page_of_labels(record["run"], screen.shown(), page_number, ranking=ranking)
                 ids = found.label_ids
                 ctx.ops.set_view(grid.patches(dataset, record, found))
             ctx.ops.set_active_fields([record["staging_field"]])

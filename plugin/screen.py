@@ -53,6 +53,11 @@ class Screen:
         return self.mode in (SAMPLES, DRAW) or bool(self.get("whole"))
 
     @property
+    def is_ranked(self) -> bool:
+        """Whether the grid shows the least certain labels first."""
+        return self.tab == REVIEW and self.mode != DRAW
+
+    @property
     def reviewer(self) -> str:
         """The reviewer's name as typed; else the one of this App server, else empty."""
         return str(self.get("reviewer", os.environ.get("VALFLOW_REVIEWER", ""))).strip()

@@ -172,8 +172,7 @@ def undo(run: str, reviewer: str, *, own: bool = False) -> ActionResult:
     if last["event"] == "tag":
         changed = problem_tags.withdraw(record["run"], target)
     else:
-        changed = ledger.count_labels(record["run"], {"action": target})
-        ledger.restore(record["run"], target, seq)
+        changed = ledger.restore(record["run"], target, seq)
     if last["event"] == JUDGE_IMAGES:
         changed = problem_tags.withdraw(record["run"], target)
     if last["event"] in ("judge", JUDGE_IMAGES):
@@ -372,7 +371,7 @@ def _decide(
     record_action(record, event, reviewer, selection.describe(), writing=runs.sign_of_life())
     query, entry = selection.document_query(), selection.entry_query()
     if may_query is not None and entry is not None:
-        ledger.decide(run, query, {"$and": [entry, may_query]}, standing.before, state, seq)
+        ledger.decide(run, query, {"$and": [entry, may_query]}, standing, state, seq)
     else:
         change = state_change(state, seq)
         if may_query is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 from valflow import actions, audits, certificates, completeness, ledger, runs
@@ -11,12 +12,12 @@ from valflow.label_types import APPROVED, INVALID, PROBLEM_TAGS, REJECTED
 DECIDING = ("approve", "reject", "reset", "judge")
 
 
-def evidence(record: runs.Record, table: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def evidence(record: runs.Record, table: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The items, each with ``item, title, ok, required, evidence``.
 
     Args:
         record: the run.
-        table: its class table as of now.
+        table: its classes as of now, each with its ``label`` and the number of labels in each state.
     """
     required = record["config"]["review"]["checklist"]
     answers = {
@@ -73,7 +74,7 @@ def issue_notes(run: str) -> dict[str, list[str]]:
     return {label: list(dict.fromkeys(texts)) for label, texts in notes.items()}
 
 
-def _reviewed(record: runs.Record, table: list[dict[str, Any]]) -> tuple[bool, str]:
+def _reviewed(record: runs.Record, table: Sequence[dict[str, Any]]) -> tuple[bool, str]:
     undecided = sum(r[ledger.UNDECIDED] for r in table)
     people = reviewer_statistics(record["run"])
     by = "; ".join(
@@ -83,14 +84,14 @@ def _reviewed(record: runs.Record, table: list[dict[str, Any]]) -> tuple[bool, s
     return undecided == 0, f"{undecided} labels undecided; {by or 'no person has decided a label yet'}"
 
 
-def _problems(record: runs.Record, table: list[dict[str, Any]]) -> tuple[bool, str]:
+def _problems(record: runs.Record, table: Sequence[dict[str, Any]]) -> tuple[bool, str]:
     tags = ledger.problem_tag_counts(record["run"])
     bad = sum(r[REJECTED] + r[INVALID] for r in table)
     text = ", ".join(f"{n} {tag}" for tag, n in tags.items()) or "no label carries a problem tag"
     return bool(tags) or bad == 0, f"{text}; {bad} labels rejected or invalid"
 
 
-def _spot_check(record: runs.Record, table: list[dict[str, Any]]) -> tuple[bool, str]:
+def _spot_check(record: runs.Record, table: Sequence[dict[str, Any]]) -> tuple[bool, str]:
     run, certificate = record["run"], record.get("certificate") or {}
     if certificate.get("state") != certificates.AUDIT and not sum(r[APPROVED] for r in table):
         return True, "nothing is approved, so there is nothing to check"
@@ -137,7 +138,7 @@ def _thresholds(record: runs.Record) -> tuple[bool, str]:
     return True, f"fixed at {thresholds['default']:g}{special}"
 
 
-def _issues(record: runs.Record, table: list[dict[str, Any]]) -> tuple[bool, str]:
+def _issues(record: runs.Record, table: Sequence[dict[str, Any]]) -> tuple[bool, str]:
     notes = issue_notes(record["run"])
     if notes:
         return True, "; ".join(f"{label}: {' / '.join(texts)}" for label, texts in notes.items())

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import bson
 import numpy as np
 from bson import ObjectId
 from pymongo import UpdateOne
@@ -26,14 +28,14 @@ PENDING, LABELLED, EMPTY, FAILED = "pending", "labelled", "empty", "failed"
 DRAWN = "drawn"
 HISTOGRAM_BINS = 20
 POLICY_ACTION = 1
+# A change of more labels than these takes a noticeable part of a second.
+_FEW = 5000
 # An entry that nobody has decided.
 _FRESH: Mapping[str, Any] = {"state": UNDECIDED, "action": 0, "prev": [], "invalid": []}
 _WRITE_BATCH = 1000
 _DUPLICATE = 11000
 _CLASSES_AT_ONCE = 100
 _STATES_AT_ONCE = 20
-# What a decision replaces, and an undo brings back.
-_REMEMBERED = ("state", "action", "invalid")
 
 
 def open_targets(run: str, sample_ids: Sequence[ObjectId], shard_size: int, first: int = 0) -> int:
@@ -220,26 +222,24 @@ def standing(query: Mapping[str, Any], chosen: Expression, may: Expression) -> S
         "before": {"$setUnion": [was]},
     }
     inner = {"$let": {"vars": {"possible": possible}, "in": looked}}
-    groups = database.ledger().aggregate(
-        [
-            {"$match": dict(query)},
-            {"$project": {"s": {"$let": {"vars": {"chosen": entries}, "in": inner}}}},
-            {"$group": {"_id": "$s.before", "n": {"$sum": "$s.n"}, "both": {"$sum": "$s.both"}}},
-        ]
+    groups = list(
+        database.ledger().aggregate(
+            [
+                {"$match": dict(query)},
+                {"$project": {"s": {"$let": {"vars": {"chosen": entries}, "in": inner}}}},
+                {"$group": {"_id": "$s.before", "n": {"$sum": "$s.n"}, "both": {"$sum": "$s.both"}}},
+            ]
+        )
     )
-    selected = changed = 0
-    before: list[dict[str, Any]] = []
-    for group in groups:
-        selected, changed = selected + group["n"], changed + group["both"]
-        before += [state for state in group["_id"] if state not in before]
-    return Standing(selected, changed, tuple(before))
+    before = tuple(_different(group["_id"] for group in groups))
+    return Standing(sum(g["n"] for g in groups), sum(g["both"] for g in groups), before)
 
 
 def decide(
     run: str,
     query: Mapping[str, Any],
     entry: Mapping[str, Any],
-    before: Sequence[dict[str, Any]],
+    standing: Standing,
     state: str,
     action: int,
 ) -> None:
@@ -252,11 +252,11 @@ def decide(
         run: key of the run.
         query: which documents may hold such entries.
         entry: which entries, as a query on one.
-        before: their different states; see ``standing``.
+        standing: what they are now.
         state: the new state.
         action: the action that brings them there.
     """
-    for part in _parts(before):
+    for part in _parts(standing.before):
         change: dict[str, Any] = {"dirty": action}
         stack, filters = {}, []
         for number, was in enumerate(part):
@@ -264,28 +264,28 @@ def decide(
             change |= {f"labels.$[{name}].state": state, f"labels.$[{name}].action": action}
             stack[f"labels.$[{name}].prev"] = {"$each": [was], "$position": 0}
             filters.append(array_filter(name, {"$and": [entry, was]}))
-        database.ledger().update_many(
-            {"run": run, **query}, {"$set": change, "$push": stack}, array_filters=filters
-        )
+        update_entries(run, query, {"$set": change, "$push": stack}, filters, standing.possible)
 
 
-def restore(run: str, action: int, undo: int) -> None:
-    """Bring the entries of an action, their last one, back to what they were.
+def restore(run: str, action: int, undo: int) -> int:
+    """Bring the entries of an action, their last one, back to what they were; returns their number.
 
     ``returned`` remembers when the action held. As in ``decide``, the few different states come first.
     """
-    query = {"run": run, "labels.action": action}
+    query = {"labels.action": action}
     mine = {"$filter": {"input": "$labels", "as": "l", "cond": {"$eq": ["$$l.action", action]}}}
     values = {"$map": {"input": mine, "as": "l", "in": {"$first": "$$l.prev"}}}
-    found = database.ledger().aggregate(
-        [
-            {"$match": query},
-            {"$group": {"_id": {"$setUnion": [values]}}},
-            {"$unwind": "$_id"},
-            {"$group": {"_id": "$_id"}},
-        ]
+    groups = list(
+        database.ledger().aggregate(
+            [
+                {"$match": {"run": run, **query}},
+                {"$project": {"was": values}},
+                {"$group": {"_id": {"$setUnion": ["$was"]}, "n": {"$sum": {"$size": "$was"}}}},
+            ]
+        )
     )
-    for part in _parts([group["_id"] for group in found]):
+    labels = sum(group["n"] for group in groups)
+    for part in _parts(_different(group["_id"] for group in groups)):
         change: dict[str, Any] = {"dirty": undo}
         popped, returned, filters = {}, {}, []
         for number, before in enumerate(part):
@@ -293,11 +293,49 @@ def restore(run: str, action: int, undo: int) -> None:
             change |= {f"labels.$[{name}].{key}": value for key, value in before.items()}
             popped[f"labels.$[{name}].prev"] = -1
             returned[f"labels.$[{name}].returned"] = {"of": action, "at": undo}
-            same = {f"prev.0.{key}": before.get(key, {"$exists": False}) for key in _REMEMBERED}
-            filters.append(array_filter(name, {"action": action, **same}))
+            filters.append(array_filter(name, {"action": action, "prev.0": before}))
+        update_entries(run, query, {"$set": change, "$pop": popped, "$push": returned}, filters, labels)
+    return labels
+
+
+def update_entries(
+    run: str,
+    query: Mapping[str, Any],
+    update: Mapping[str, Any],
+    array_filters: Sequence[Mapping[str, Any]],
+    labels: int,
+) -> None:
+    """Update documents of a run while a person waits.
+
+    Each half of the run's samples has an update of its own where they are many: one keeps but one core of the server
+    busy.
+
+    Args:
+        run: key of the run.
+        query: which documents.
+        update: what changes.
+        array_filters: which entries the update means.
+        labels: about how many those are.
+    """
+    halves: list[dict[str, Any]] = [{}]
+    if labels > _FEW:
+        this = {"run": run}
+        skip = database.ledger().count_documents(this) // 2
+        middle = database.ledger().find_one(this, {"sample_id": 1}, sort=[("sample_id", 1)], skip=skip)
+        if middle is not None:
+            halves = [{"sample_id": {side: middle["sample_id"]}} for side in ("$lt", "$gte")]
+
+    def change(half: dict[str, Any]) -> None:
         database.ledger().update_many(
-            query, {"$set": change, "$pop": popped, "$push": returned}, array_filters=filters
+            {"$and": [{"run": run}, half, query]}, update, array_filters=array_filters
         )
+
+    database.side_by_side(*(partial(change, half) for half in halves))
+
+
+def _different(sets: Iterable[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The different states in several sets of them, also where they differ by the order of their fields alone."""
+    return list({bson.encode(state): state for states in sets for state in states}.values())
 
 
 def _parts(states: Sequence[dict[str, Any]]) -> Iterator[Sequence[dict[str, Any]]]:

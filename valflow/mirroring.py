@@ -96,15 +96,21 @@ def in_a_hurry() -> Iterator[None]:
             _in_a_hurry -= 1
 
 
-def afterwards(run: str, work: Callable[[], None]) -> None:
+def afterwards(run: str, work: Callable[[], None], first: Callable[[], None] = lambda: None) -> None:
     """Do some work on a run in a thread, after all that is at work on it already.
 
     Not a daemon: a command ends when its work is done.
+
+    Args:
+        run: key of the run.
+        work: what waits for its turn.
+        first: what does not.
     """
     with _starting:
         before = _at_work.get(run)
 
         def follow() -> None:
+            first()
             if before is not None:
                 before.join()
             work()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -89,14 +90,21 @@ def _row(record: runs.Record) -> dict[str, Any]:
     }
 
 
-def review_figures(record: runs.Record, shown: reviewing.Shown, reviewer: str) -> dict[str, Any]:
-    """What the screen of a review shows beside the pictures, as plain JSON; two queries.
+def review_figures(
+    record: runs.Record, shown: reviewing.Shown, table: Sequence[dict[str, Any]], reviewer: str
+) -> dict[str, Any]:
+    """What the screen of a review shows beside the pictures, as plain JSON.
+
+    Args:
+        record: a run in review.
+        shown: what the screen shows.
+        table: its ``reviewing.table``.
+        reviewer: who looks at it; empty for nobody.
 
     Returns:
         ``rows`` (one per class: ``label, current, total, mean``), the totals ``current, predicted, approved, rejected,
         undecided, invalid, without_confidence``, and ``undo``: the reviewer's last action, None without one.
     """
-    table = reviewing.table(record["run"], shown)
     chosen = set(shown.classes)
     rows = [
         {"label": r["label"], "current": r["current"], "total": r["total"], "mean": r["mean_confidence"]}

@@ -51,7 +51,13 @@ def write(record: dict[str, Any], dataset: Any, action: int) -> None:
     of = {"$or": [{"labels.tags.action": action}, {"labels.untag": change["selector"].get("action", action)}]}
     many = database.ledger().count_documents({"run": run, **of}, limit=AT_ONCE + 1) > AT_ONCE
     if many or before is not None:
-        mirroring.afterwards(run, lambda: _in_turn(record, dataset, change))
+
+        def first() -> None:
+            # An undo waits for this alone, not for all that the run has still to write.
+            if before is None and change["event"] == "tag":
+                _remember(record, dataset, change, mirroring.rest)
+
+        mirroring.afterwards(run, lambda: _in_turn(record, dataset, action), first)
         return
     _write(record, dataset, change)
     dataset.reload()
@@ -114,14 +120,15 @@ def _earlier(run: str, action: int | None = None) -> dict[str, Any] | None:
     return database.actions().find_one(query, sort=[("seq", 1)])
 
 
-def _in_turn(record: dict[str, Any], dataset: Any, action: dict[str, Any]) -> None:
+def _in_turn(record: dict[str, Any], dataset: Any, action: int) -> None:
     """Write in the background, after all earlier actions, for a later one asks what had the tag before."""
-    while (before := _earlier(record["run"], action["seq"])) is not None:
+    while (before := _earlier(record["run"], action)) is not None:
         if runs.is_alive(before["writing"]):
             time.sleep(_LOOK_EVERY)
         else:
             _write(record, dataset, before)
-    _write(record, dataset, action, mirroring.rest)
+    now: Any = database.actions().find_one({"run": record["run"], "seq": action})
+    _write(record, dataset, now, mirroring.rest)
 
 
 def _write(
@@ -140,7 +147,7 @@ def _write(
     if action["event"] == "undo":
         undone: Any = database.actions().find_one({"run": run, "seq": selector["action"]})
         withdraw(run, selector["action"])  # already done, unless the process died in between
-        take_off(record, dataset, undone["selector"]["tag"], selector["action"], alive)
+        _take_off(record, dataset, undone["selector"]["tag"], selector["action"], alive)
         if undone["event"] == "tag":  # an undo of verdicts has more to do, and is repeated instead
             taken_back = {"run": run, "seq": selector["action"], "undone_by": None}
             database.actions().update_one(taken_back, {"$set": {"undone_by": seq}})
@@ -151,24 +158,37 @@ def _write(
 
 @collector.paused()
 def _put_on(record: dict[str, Any], dataset: Any, tagging: dict[str, Any], alive: Callable[[], None]) -> None:
-    """What had the tag before is remembered first, for all: who goes on after a crash could not tell it any more."""
     name, action = tagging["selector"]["tag"], tagging["seq"]
     path = review_type_of(record).list_path(record["staging_field"])
     samples, stamp = database.samples_of(dataset), Stamp.take(record["run"])
-    this = {"run": record["run"], "seq": action}
-    if tagging["writing"]["step"] != _REMEMBERED:
-        if samples.find_one({"$or": [{"tags": name}, {f"{path}.tags": name}]}, {"_id": 1}) is None:
-            # Nothing had it before: one update instead of several per batch.
-            _mark_samples({"run": record["run"], "labels.tags.action": action}, name, action)
-        else:
-            for holders in _tagged(record["run"], action):
-                alive()
-                _remember(record["run"], samples, path, name, action, list(holders))
-        database.actions().update_one(this, {"$set": {"writing": writing(_REMEMBERED)}})
+    _remember(record, dataset, tagging, alive)
     for holders in _tagged(record["run"], action):
         alive()
         ids = list(holders)
         samples.bulk_write(_changes("$addToSet", name, ids, ids, path, holders, stamp, samples))
+
+
+@collector.paused()
+def _remember(
+    record: dict[str, Any], dataset: Any, tagging: dict[str, Any], alive: Callable[[], None]
+) -> None:
+    """Note what had the tag before, for all, before any is written: who goes on after a crash could not tell it."""
+    if is_remembered(tagging):
+        return
+    run, name, action = record["run"], tagging["selector"]["tag"], tagging["seq"]
+    path = review_type_of(record).list_path(record["staging_field"])
+    samples = database.samples_of(dataset)
+    alive()
+    if samples.find_one({"$or": [{"tags": name}, {f"{path}.tags": name}]}, {"_id": 1}) is None:
+        # Nothing had it before: one update instead of several per batch.
+        _mark_samples({"run": run, "labels.tags.action": action}, name, action)
+    else:
+        for holders in _tagged(run, action):
+            alive()
+            ids = list(holders)
+            _owe(run, samples, name, action, ids)
+            _keep_those_tagged(run, samples, path, name, action, ids)
+    database.actions().update_one({"run": run, "seq": action}, {"$set": {"writing": writing(_REMEMBERED)}})
 
 
 def put_on_samples(
@@ -183,12 +203,12 @@ def put_on_samples(
 
 
 @collector.paused()
-def take_off(
+def _take_off(
     record: dict[str, Any],
     dataset: Any,
     name: str,
     action: int,
-    between: Callable[[], None] | None = None,
+    between: Callable[[], None],
 ) -> None:
     """Take the tag of an action off again, but for what had it before; ``between`` is called before each batch."""
     run, path = record["run"], review_type_of(record).list_path(record["staging_field"])
@@ -200,8 +220,7 @@ def take_off(
     alone = {d["sample_id"] for d in database.ledger().find(query, {"_id": 0, "sample_id": 1})}
     whole = set(alone)
     for holders in _withdrawn(run, action, name, is_given_again=False):
-        if between is not None:
-            between()
+        between()
         mine = [i for i in holders if i in alone]
         whole -= holders.keys()
         samples.bulk_write(_changes("$pull", name, list(holders), mine, path, holders, stamp, samples))
@@ -209,18 +228,21 @@ def take_off(
         _change_samples("$pull", name, list(whole), stamp, samples)
     # Who gave the tag again while it was taken off.
     for holders in _withdrawn(run, action, name, is_given_again=True):
+        between()
         again = {i: labels for i, labels in holders.items() if labels}
         ids = list(again)
         if ids:
             samples.bulk_write(_changes("$addToSet", name, ids, ids, path, again, stamp, samples))
-    database.ledger().update_many(
-        {"run": run, "labels.untag": action},
-        {"$pull": {"labels.$[l].untag": action}},
-        array_filters=[{"l.untag": action}],
-    )
-    database.ledger().update_many(
-        {"run": run, "sample_tags.action": action}, {"$pull": {"sample_tags": {"action": action}}}
-    )
+    marked = {"run": run, "$or": [{"labels.untag": action}, {"sample_tags.action": action}]}
+    while ids := [d["_id"] for d in database.ledger().find(marked, {"_id": 1}).limit(_BATCH)]:
+        between()
+        batch = {"_id": {"$in": ids}}
+        database.ledger().update_many(
+            {**batch, "labels.untag": action},
+            {"$pull": {"labels.$[l].untag": action}},
+            array_filters=[{"l.untag": action}],
+        )
+        database.ledger().update_many(batch, {"$pull": {"sample_tags": {"action": action}}})
     dataset.reload()
 
 
@@ -274,9 +296,10 @@ def _mark_samples(query: Mapping[str, Any], name: str, action: int) -> None:
     database.ledger().update_many(query, mark)
 
 
-def _remember(run: str, samples: Any, path: str, name: str, action: int, ids: Sequence[ObjectId]) -> None:
-    """Note which samples owe the tag to this action, and which labels do not."""
-    _owe(run, samples, name, action, ids)
+def _keep_those_tagged(
+    run: str, samples: Any, path: str, name: str, action: int, ids: Sequence[ObjectId]
+) -> None:
+    """Note which labels do not owe the tag to this action, for they carry it already."""
     carrying = {"_id": {"$in": ids}, f"{path}.tags": name}
     kept = []
     for sample in samples.find(carrying, {f"{path}._id": 1, f"{path}.tags": 1}):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from bson import ObjectId
 
@@ -15,10 +15,8 @@ from valflow.batches import object_id
 from valflow.errors import SelectionError
 from valflow.label_types import APPROVED, REJECTED
 from valflow.ledger import UNDECIDED, Expression
-from valflow.review_order import rank
+from valflow.review_order import Ranking
 from valflow.selections import Selection, object_ids
-
-Order = Literal["samples", "uncertain"]
 
 PATCHES_PER_PAGE = 100
 SAMPLES_PER_PAGE = 50
@@ -222,7 +220,7 @@ def table(run: str, shown: Shown) -> list[dict[str, Any]]:
 
 
 def page_of_labels(
-    run: str, shown: Shown, number: int, size: int = PATCHES_PER_PAGE, *, order: Order = "samples"
+    run: str, shown: Shown, number: int, size: int = PATCHES_PER_PAGE, *, ranking: Ranking | None = None
 ) -> Page:
     """The labels of one page; pages count from 1.
 
@@ -231,10 +229,9 @@ def page_of_labels(
         shown: which labels there are.
         number: of the page.
         size: labels on a page.
-        order: ``samples``: by sample id; ``uncertain``: the least certain first, those of a sample together.
+        ranking: the shown labels in the order of the pages (see ``review_order.rank``); by sample id without one.
     """
-    if order == "uncertain":
-        ranking = rank(run, shown)
+    if ranking is not None:
         rows = slice((number - 1) * size, number * size)
         samples = [str(object_id(i)) for i in ranking.sample_ids[rows]]
         return Page([str(object_id(i)) for i in ranking.label_ids[rows]], list(dict.fromkeys(samples)))
@@ -260,14 +257,19 @@ def page_of_labels(
 
 
 def page_of_samples(
-    run: str, shown: Shown | None, number: int, size: int = SAMPLES_PER_PAGE, *, order: Order = "samples"
+    run: str,
+    shown: Shown | None,
+    number: int,
+    size: int = SAMPLES_PER_PAGE,
+    *,
+    ranking: Ranking | None = None,
 ) -> Page:
     """The samples of one page that hold a label which is shown (None: all of the run); pages count from 1.
 
-    In the order ``uncertain``, of which all samples of a run have none, the one with the least certain label is first.
+    Those of a ``ranking`` of what is shown in its order, else by their id.
     """
-    if order == "uncertain" and shown is not None:
-        ranked = list(dict.fromkeys(rank(run, shown).sample_ids.tolist()))
+    if ranking is not None:
+        ranked = list(dict.fromkeys(ranking.sample_ids.tolist()))
         return Page([], [str(object_id(i)) for i in ranked[(number - 1) * size : number * size]])
     query = shown.document_query() if shown else {}
     cursor = database.ledger().find({"run": run, **query}, {"_id": 0, "sample_id": 1})

@@ -16,6 +16,7 @@ from tests.certified import make_certified_run, make_large_dataset
 from valflow import actions, batches, database, ledger, review_order, reviewing
 from valflow.cli import main
 from valflow.ledger import UNDECIDED
+from valflow.review_order import rank
 from valflow.selections import Selection
 from valflow.states import State
 
@@ -28,7 +29,7 @@ def shown(**filters: Any) -> reviewing.Shown:
 
 def names(run: str, **filters: Any) -> list[tuple[str, float | None]]:
     """Class and confidence of what is left to review, in its order."""
-    page = reviewing.page_of_labels(run, shown(**filters), 1, 1000, order="uncertain")
+    page = reviewing.page_of_labels(run, shown(**filters), 1, 1000, ranking=rank(run, shown(**filters)))
     entries = {e["_id"]: e for d in database.ledger().find({"run": run}) for e in d.get("labels", [])}
     return [(entries[ObjectId(i)]["label"], entries[ObjectId(i)]["confidence"]) for i in page.label_ids]
 
@@ -76,14 +77,17 @@ class TestByConfidence:
 class TestPages:
     def test_together_they_hold_each_label_once(self, tmp_path: Path) -> None:
         run = make(tmp_path, *[[("cat", 0.2 + 0.03 * i), ("dog", 0.9 - 0.02 * i)] for i in range(11)], **ALL)
-        pages = [reviewing.page_of_labels(run, shown(), n, 5, order="uncertain") for n in range(1, 6)]
+        pages = [
+            reviewing.page_of_labels(run, shown(), n, 5, ranking=rank(run, shown())) for n in range(1, 6)
+        ]
         listed = [i for p in pages for i in p.label_ids]
         assert [len(p.label_ids) for p in pages] == [5, 5, 5, 5, 2]
         assert sorted(listed) == sorted(ids_where(run, state="undecided"))
-        whole = reviewing.page_of_labels(run, shown(), 1, 100, order="uncertain")
+        whole = reviewing.page_of_labels(run, shown(), 1, 100, ranking=rank(run, shown()))
         assert whole.label_ids == listed
         samples = [
-            reviewing.page_of_samples(run, shown(), n, 4, order="uncertain").sample_ids for n in (1, 2, 3)
+            reviewing.page_of_samples(run, shown(), n, 4, ranking=rank(run, shown())).sample_ids
+            for n in (1, 2, 3)
         ]
         assert [i for part in samples for i in part] == whole.sample_ids
         assert reviewing.count_samples(run, shown()) == len(whole.sample_ids)
@@ -92,7 +96,7 @@ class TestPages:
         run = make(tmp_path, [("cat", 0.9)], [("dog", 0.5)], **ALL)
         page = reviewing.page_of_labels(run, shown(), 1)
         assert page.sample_ids == sorted(page.sample_ids)
-        assert reviewing.page_of_samples(run, None, 1, order="uncertain").sample_ids == page.sample_ids
+        assert reviewing.page_of_samples(run, None, 1).sample_ids == page.sample_ids
 
 
 class TestByBetterEvidence:
@@ -194,7 +198,9 @@ def test_a_page_of_a_hundred_thousand_labels_takes_less_than_a_second(tmp_path: 
     times = []
     for number in (1, 500, 1000):
         start = time.perf_counter()
-        assert len(reviewing.page_of_labels(run, shown(), number, order="uncertain").label_ids) == 100
+        assert (
+            len(reviewing.page_of_labels(run, shown(), number, ranking=rank(run, shown())).label_ids) == 100
+        )
         times.append(time.perf_counter() - start)
     print(f"{ledger.total(run)} labels, seconds per page: {[round(t, 2) for t in times]}")
     assert min(times) < 1.0

@@ -13,6 +13,7 @@ from tests.browser import MARKS
 from tests.builders import counts, entries, ids_where, labels_in, make_dataset
 from tests.e2e.browsing import Screen, eventually, opened
 from valflow import actions, audits, database, reviewing, runs
+from valflow.review_order import rank
 from valflow.stack import Stack
 
 pytestmark = MARKS
@@ -67,12 +68,12 @@ class Review:
     def page(self, classes: tuple[str, ...] = ()) -> list[str]:
         """Labels on the first page, in the order of the tiles."""
         shown = reviewing.screen(("undecided",), classes)
-        return reviewing.page_of_labels(self.run, shown, 1, order="uncertain").label_ids
+        return reviewing.page_of_labels(self.run, shown, 1, ranking=rank(self.run, shown)).label_ids
 
     def sample_page(self) -> list[str]:
         """Samples on the first page, in the order of the tiles."""
         shown = reviewing.screen(("undecided",))
-        return reviewing.page_of_samples(self.run, shown, 1, order="uncertain").sample_ids
+        return reviewing.page_of_samples(self.run, shown, 1, ranking=rank(self.run, shown)).sample_ids
 
     def to_samples(self) -> None:
         self.screen.click("Samples$")
