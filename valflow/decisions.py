@@ -363,16 +363,21 @@ def _freeze(record: runs.Record, reviewer: str) -> Preview:
     dataset = database.dataset_of(record)
     problem_tags.finish(record, dataset)
     freeze_labels(record, dataset, token, reviewer)
-    digest, labels, samples = digest_of(record, token)
-    table = ledger.class_table(record["run"], record["thresholds"])
+    run = record["run"]
+    (digest, labels, samples), table, per_class, by_source = database.side_by_side(
+        lambda: digest_of(record, token),
+        lambda: ledger.class_table(run, record["thresholds"]),
+        lambda: frozen_counts(run, token, "label"),
+        lambda: frozen_counts(run, token, "source"),
+    )
     items = checklist.evidence(record, table)
     return Preview(
-        run=record["run"],
+        run=run,
         label_field=record["label_field"],
         labels=labels,
         samples=samples,
-        per_class=frozen_counts(record["run"], token, "label"),
-        by_source=frozen_counts(record["run"], token, "source"),
+        per_class=per_class,
+        by_source=by_source,
         rejected=sum(r[REJECTED] for r in table),
         undecided=sum(r[ledger.UNDECIDED] for r in table),
         digest=digest,

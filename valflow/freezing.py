@@ -7,6 +7,7 @@ finalization promotes from it; whatever anybody edits afterwards cannot enter.
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from typing import Any
 
 from bson import ObjectId
@@ -202,34 +203,35 @@ def _copy_decided_labels(
     computed from the ledger may be written back to it; in one pipeline that costs half of an update per sample.
     """
     path = review_type_of(record).list_path(record["staging_field"])
-    only = {} if sample_ids is None else {"sample_id": {"$in": sample_ids}}
-    database.run_to_end(
-        database.ledger().aggregate(
-            [
-                {"$match": {"run": record["run"], **only}},
-                {
-                    "$lookup": {
-                        "from": dataset._sample_collection_name,
-                        "localField": "sample_id",
-                        "foreignField": "_id",
-                        "as": "sample",
-                    }
-                },
-                {"$project": {"labels": 1, "predicted": 1, "staged": {"$first": f"$sample.{path}"}}},
-                {"$match": {"staged": {"$type": "array"}}},
-                {"$set": {"ids": {"$ifNull": ["$labels._id", []]}}},
-                {"$project": {"frozen": _frozen(record, token)}},
-                {
-                    "$merge": {
-                        "into": database.LEDGER,
-                        "on": "_id",
-                        "whenMatched": "merge",
-                        "whenNotMatched": "discard",
-                    }
-                },
-            ]
-        )
-    )
+    stages = [
+        {
+            "$lookup": {
+                "from": dataset._sample_collection_name,
+                "localField": "sample_id",
+                "foreignField": "_id",
+                "as": "sample",
+            }
+        },
+        {"$project": {"labels": 1, "predicted": 1, "staged": {"$first": f"$sample.{path}"}}},
+        {"$match": {"staged": {"$type": "array"}}},
+        {"$set": {"ids": {"$ifNull": ["$labels._id", []]}}},
+        {"$project": {"frozen": _frozen(record, token)}},
+        {
+            "$merge": {
+                "into": database.LEDGER,
+                "on": "_id",
+                "whenMatched": "merge",
+                "whenNotMatched": "discard",
+            }
+        },
+    ]
+
+    def copy(part: dict[str, Any]) -> None:
+        match = {"$match": {"run": record["run"], **part}}
+        database.run_to_end(database.ledger().aggregate([match, *stages]))
+
+    parts = ledger.halves(record["run"]) if sample_ids is None else [{"sample_id": {"$in": sample_ids}}]
+    database.side_by_side(*(partial(copy, part) for part in parts))
 
 
 def _frozen(record: runs.Record, token: str) -> ledger.Expression:

@@ -305,10 +305,7 @@ def update_entries(
     array_filters: Sequence[Mapping[str, Any]],
     labels: int,
 ) -> None:
-    """Update documents of a run while a person waits.
-
-    Each half of the run's samples has an update of its own where they are many: one keeps but one core of the server
-    busy.
+    """Update documents of a run while a person waits, many of them by halves side by side.
 
     Args:
         run: key of the run.
@@ -317,20 +314,22 @@ def update_entries(
         array_filters: which entries the update means.
         labels: about how many those are.
     """
-    halves: list[dict[str, Any]] = [{}]
-    if labels > _FEW:
-        this = {"run": run}
-        skip = database.ledger().count_documents(this) // 2
-        middle = database.ledger().find_one(this, {"sample_id": 1}, sort=[("sample_id", 1)], skip=skip)
-        if middle is not None:
-            halves = [{"sample_id": {side: middle["sample_id"]}} for side in ("$lt", "$gte")]
 
     def change(half: dict[str, Any]) -> None:
         database.ledger().update_many(
             {"$and": [{"run": run}, half, query]}, update, array_filters=array_filters
         )
 
-    database.side_by_side(*(partial(change, half) for half in halves))
+    parts = halves(run) if labels > _FEW else [{}]
+    database.side_by_side(*(partial(change, part) for part in parts))
+
+
+def halves(run: str) -> list[dict[str, Any]]:
+    """Queries for either half of a run's samples: one update or aggregation keeps but one core of the server busy."""
+    this = {"run": run}
+    skip = database.ledger().count_documents(this) // 2
+    middle = database.ledger().find_one(this, {"sample_id": 1}, sort=[("sample_id", 1)], skip=skip)
+    return [{"sample_id": {side: middle["sample_id"]}} for side in ("$lt", "$gte")] if middle else [{}]
 
 
 def _different(sets: Iterable[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
