@@ -48,7 +48,17 @@ def run_ours(meter: Meter, samples: int, name: str) -> Outcome:
     """The stages up to finalization, step by step."""
     import fiftyone as fo
 
-    from valflow import decisions, fingerprints, inference, ledger, mirroring, promotion, runs, triage
+    from valflow import (
+        decisions,
+        fingerprints,
+        inference,
+        label_states,
+        ledger,
+        mirroring,
+        promotion,
+        runs,
+        triage,
+    )
 
     done, cost = Outcome(), {}
     folder = meter.folder / name
@@ -62,7 +72,7 @@ def run_ours(meter: Meter, samples: int, name: str) -> Outcome:
         fingerprints.take_fingerprints(runs.load(run), dataset)
     levels = scenes.thresholds()
     with meter.measure() as cost["approve"]:
-        done.approved = ledger.approve_by_threshold(run, 0.7, levels)
+        done.approved = label_states.approve_by_threshold(run, 0.7, levels)
     with meter.measure() as cost["table"]:
         table = ledger.class_table(run)
     with meter.measure() as cost["mirror"]:

@@ -99,7 +99,7 @@ def triage(run: str) -> None:
 
     from expectations.gate import failing_labels
     from expectations.loader import load_suite
-    from valflow import ledger, runs, tables, validation
+    from valflow import label_states, runs, tables, validation
     from valflow import triage as stage
 
     record = runs.load(run)
@@ -108,7 +108,7 @@ def triage(run: str) -> None:
     suites = [load_suite(name, Path.cwd()) for name in record["config"]["validation"]["suites"]]
     parameters = validation.suite_parameters(record, dataset)
     for table in tables.predicted_tables(record, dataset):
-        ledger.mark_invalid(run, tables.by_sample(failing_labels(table, suites, parameters), table))
+        label_states.mark_invalid(run, tables.by_sample(failing_labels(table, suites, parameters), table))
     stage.finish_triage(record, dataset)
 
 

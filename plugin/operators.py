@@ -9,7 +9,7 @@ from typing import Any
 import fiftyone.operators as foo
 import fiftyone.operators.types as types
 
-from valflow import actions, decisions, mirroring, new_runs, resuming, reviewing, runs
+from valflow import actions, decisions, mirroring, new_runs, resuming, reviewing, runs, undoing
 from valflow.errors import DecisionRefused, RunNotFound, SelectionError, ValflowError
 from valflow.label_types import PROBLEM_TAGS
 from valflow.review_page import markdown_text
@@ -177,8 +177,8 @@ class UndoAction(_OnRun):
     name_of_operator, label, icon = "undo_action", "undo my last action", "undo"
 
     def act(self, ctx: Any, record: runs.Record, reviewer: str) -> str:
-        """See ``actions.undo``."""
-        done = actions.undo(record["run"], _named(reviewer), own=True)
+        """See ``undoing.undo``."""
+        done = undoing.undo(record["run"], _named(reviewer), own=True)
         return f"{reviewing.in_words(done.changed)} as before"
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import fiftyone.operators.types as types
 
-from valflow import actions, correcting, database, reviewing
+from valflow import actions, correcting, database, reviewing, undoing
 from valflow.label_types import PROBLEM_TAGS
 
 from . import layout
@@ -123,13 +123,13 @@ class ReviewTab:
         """Take back one's own last action, if it still is the one that the button named."""
         screen = Screen(ctx)
         reviewer, record = screen.named_reviewer(), screen.record()
-        last = actions.last_undoable(record["run"], reviewer)
+        last = undoing.last_undoable(record["run"], reviewer)
         expected = ctx.params.get("seq")
         if last is not None and expected is not None and last["seq"] != expected:
             ctx.ops.notify("your last action is another one by now; look again", variant="warning")
             self.look_again(ctx)  # type: ignore[attr-defined]
             return
-        result = actions.undo(record["run"], reviewer, own=True)
+        result = undoing.undo(record["run"], reviewer, own=True)
         self._done(ctx, f"{reviewing.in_words(result.changed)} as before")
 
     @told

@@ -9,7 +9,7 @@ from prefect.artifacts import create_table_artifact
 
 from expectations.gate import failing_labels
 from expectations.loader import load_suite
-from valflow import certificates, certifying, database, ledger, lots, runs
+from valflow import certificates, certifying, database, label_states, lots, runs
 from valflow import triage as stage
 from valflow.config import LabelingConfig
 from valflow.review_app import save_workspace
@@ -60,7 +60,7 @@ def decide_by_policy(run: str) -> runs.Record:
         suites = [load_suite(s, Path.cwd()) for s in config.validation.suites]
         parameters = suite_parameters(record, dataset)
         for table in predicted_tables(record, dataset):
-            ledger.mark_invalid(run, by_sample(failing_labels(table, suites, parameters), table))
+            label_states.mark_invalid(run, by_sample(failing_labels(table, suites, parameters), table))
         # Before the review is open, for then triage is not repeated any more.
         save_workspace(record, dataset)
         stage.finish_triage(record, dataset)

@@ -1,4 +1,4 @@
-"""What reviewers do with labels: approve, reject, tag, and take it back.
+"""What reviewers do with labels: approve, reject, reset, tag.
 
 Each action is one bulk update that leaves its number on every label it changed, so that undo is
 "where action == n" and never a list of ids.
@@ -14,10 +14,11 @@ from typing import Any
 from bson import ObjectId
 from pymongo import ReturnDocument, UpdateOne
 
-from valflow import database, ledger, mirroring, problem_tags, runs
+from valflow import database, label_states, ledger, mirroring, problem_tags, runs
 from valflow.errors import DecisionRefused, IllegalTransition, SelectionError
+from valflow.label_states import map_labels, state_change
 from valflow.label_types import APPROVED, REJECTED, WORKFLOW_TAGS
-from valflow.ledger import UNDECIDED, Expression, map_labels, state_change
+from valflow.ledger import UNDECIDED, Expression
 from valflow.selections import Selection, object_ids
 from valflow.states import State
 
@@ -26,7 +27,6 @@ MACHINE = (POLICY, "system")
 # A freeze takes seconds; one older than this belongs to a process that died.
 FREEZE_EXPIRES = timedelta(minutes=5)
 JUDGE_IMAGES = "judge_images"
-UNDOABLE = ("approve", "reject", "judge", "reset", "tag", JUDGE_IMAGES)
 
 
 @dataclass(frozen=True)
@@ -118,95 +118,6 @@ def reset(run: str, reviewer: str, classes: Sequence[str] = ()) -> ActionResult:
     return _decide(run, "reset", selection, reviewer, UNDECIDED, may, {"state": {"$ne": UNDECIDED}})
 
 
-def last_undoable(run: str, of: str | None = None) -> dict[str, Any] | None:
-    """The last action of a person (or of this one) that nobody has taken back yet."""
-    whose = {"$ne": POLICY} if of is None else of
-    return database.actions().find_one(
-        {"run": run, "event": {"$in": UNDOABLE}, "actor": whose, "undone_by": None}, sort=[("seq", -1)]
-    )
-
-
-def undo(run: str, reviewer: str, *, own: bool = False) -> ActionResult:
-    """Take back the last action that a person did and nobody has taken back yet.
-
-    Args:
-        run: key of the run.
-        reviewer: who takes it back.
-        own: only the reviewer's own actions; refused where somebody has decided on the same labels since.
-
-    Raises:
-        SelectionError: there is no such action.
-        IllegalTransition: the run is not in review.
-        DecisionRefused: see ``check_reviewer``.
-    """
-    record = runs.load(run)
-    check_reviewer(record, reviewer)
-    _read_app_edits(record["run"])
-    last = last_undoable(record["run"], reviewer if own else None)
-    if last is None:
-        raise SelectionError(
-            f"run {record['run']} has no action of {reviewer if own else 'a person'} left to undo; "
-            "`undo --all` takes back the policy's approvals as well"
-        )
-    tagged = last["event"] in ("tag", JUDGE_IMAGES)
-    if last["event"] == "tag" and "writing" in last:
-        last = problem_tags.until_remembered(record, database.dataset_of(record), last)
-    if runs.is_alive(last.get("writing") or {}) and not problem_tags.is_remembered(last):
-        # What it still writes would stay, although it was taken back.
-        raise IllegalTransition(
-            f"action {last['seq']} of {last['actor']} is being written just now; try again in a moment"
-        )
-    if own:
-        _check_uppermost(record["run"], last["seq"])
-    if last["event"] == "judge":
-        from valflow.certifying import withdraw
-
-        # A certificate stands and falls with its verdicts.
-        withdraw(record, f"verdicts of {last['actor']} are taken back by {reviewer}")
-    record = begin(record["run"])
-    seq, target = record["action_seq"], last["seq"]
-    _claim_undo(last, reviewer)
-    more = {"writing": problem_tags.writing()} if tagged else {}
-    record_action(record, "undo", reviewer, {"action": target}, **more)
-    dataset = database.dataset_of(record)
-    if last["event"] == "tag":
-        changed = problem_tags.withdraw(record["run"], target)
-    else:
-        changed = ledger.restore(record["run"], target, seq)
-    if last["event"] == JUDGE_IMAGES:
-        changed = problem_tags.withdraw(record["run"], target)
-    if last["event"] in ("judge", JUDGE_IMAGES):
-        database.audits().update_many(
-            {"run": record["run"]},
-            {"$set": {f"items.$[i].{key}": None for key in ("verdict", "reviewer", "time", "action")}},
-            array_filters=[{"i.action": target}],
-        )
-    mirroring.mirror_soon(record, dataset)
-    done = {"$set": {"undone_by": seq}, "$unset": {"undoing": ""}}
-    database.actions().update_one({"run": record["run"], "seq": target}, done)
-    if tagged:
-        problem_tags.write(record, dataset, seq)
-    return ActionResult(record["run"], seq, "undo", changed, {})
-
-
-def _claim_undo(action: dict[str, Any], reviewer: str) -> None:
-    """Take an action back alone: a second undo would take away what somebody did after the first.
-
-    Raises:
-        IllegalTransition: somebody else is at it, or has just done it.
-    """
-    seen, mine = action.get("undoing"), {"by": reviewer, **runs.sign_of_life()}
-    this = {"run": action["run"], "seq": action["seq"], "undone_by": None, "undoing": seen}
-    if runs.is_alive(seen or {}) or not (
-        database.actions().update_one(this, {"$set": {"undoing": mine}}).modified_count
-    ):
-        now = database.actions().find_one({"run": action["run"], "seq": action["seq"]}) or {}
-        who = (now.get("undoing") or {}).get("by", "somebody")
-        raise IllegalTransition(
-            f"{who} is taking back action {action['seq']} just now; look at what is there, and try again in a moment"
-        )
-
-
 def tag(run: str, name: str, selection: Selection, reviewer: str, note: str | None = None) -> ActionResult:
     """Tag labels as a problem, and the samples they lie on, so that ``match_tags`` finds them ever after.
 
@@ -250,7 +161,7 @@ def tag(run: str, name: str, selection: Selection, reviewer: str, note: str | No
         database.ledger().update_many(
             {"run": run, **query},
             {"$push": {"labels.$[l].tags": added}},
-            array_filters=[ledger.array_filter("l", {"$and": [entry, new]})],
+            array_filters=[label_states.array_filter("l", {"$and": [entry, new]})],
         )
     else:
         fresh = {"$not": [{"$in": [{"$literal": name}, "$$l.tags.tag"]}]}
@@ -321,7 +232,7 @@ def withdraw_failing(record: runs.Record, failing: dict[ObjectId, dict[ObjectId,
     run, seq = record["run"], record["action_seq"] + 1
     labels = sum(len(v) for v in failing.values())
     _record_once(run, seq, "refuse", POLICY, {"labels": labels})
-    ledger.mark_invalid(run, failing, seq)
+    label_states.mark_invalid(run, failing, seq)
     for sample_id, reasons in failing.items():
         condition = {"$and": [{"$in": ["$$l._id", list(reasons)]}, {"$eq": ["$$l.state", APPROVED]}]}
         stage = map_labels(condition, state_change(UNDECIDED, seq))
@@ -361,7 +272,7 @@ def _decide(
     _read_app_edits(run)
     _check_known(run, selection)
     documents = {"run": run, **selection.document_query()}
-    standing = ledger.standing(documents, selection.condition(), may)
+    standing = label_states.standing(documents, selection.condition(), may)
     if not standing.possible:
         raise SelectionError(
             _nothing_selected(run, selection, {"approve": "approved", "reject": "rejected"}.get(event, event))
@@ -371,7 +282,7 @@ def _decide(
     record_action(record, event, reviewer, selection.describe(), writing=runs.sign_of_life())
     query, entry = selection.document_query(), selection.entry_query()
     if may_query is not None and entry is not None:
-        ledger.decide(run, query, {"$and": [entry, may_query]}, standing, state, seq)
+        label_states.decide(run, query, {"$and": [entry, may_query]}, standing, state, seq)
     else:
         change = state_change(state, seq)
         if may_query is None:
@@ -471,24 +382,6 @@ def _record_once(run: str, seq: int, event: str, actor: str, selector: dict[str,
     """Write down an action of a stage that may be repeated; already there is fine."""
     action = {"event": event, "actor": actor, "selector": selector, "time": database.now(), "undone_by": None}
     database.actions().update_one({"run": run, "seq": seq}, {"$setOnInsert": action}, upsert=True)
-
-
-def _check_uppermost(run: str, seq: int) -> None:
-    """Refuse to pull an action out from under a later one on the same labels."""
-    if runs.load(run)["action_seq"] == seq:
-        return
-    above = database.ledger().find_one(
-        {"run": run, "labels.prev.action": seq}, {"labels.prev": 1, "labels.action": 1}
-    )
-    if above is None:
-        return
-    later = {e["action"] for e in above["labels"] if any(p["action"] == seq for p in e["prev"])}
-    by = database.actions().find_one({"run": run, "seq": {"$in": list(later)}}, sort=[("seq", -1)])
-    who = by["actor"] if by else "somebody"
-    raise SelectionError(
-        f"{who} has decided on labels of your last action since (action {max(later)}); that must be taken back "
-        "first. Nothing was undone"
-    )
 
 
 def _check_known(run: str, selection: Selection) -> None:

@@ -14,8 +14,9 @@ from bson import ObjectId
 from pymongo import UpdateOne
 
 from valflow import actions, database, freezing, ledger, mirroring, own_writes, runs
+from valflow.label_states import map_labels, state_change
 from valflow.label_types import APPROVED, REJECTED, review_type_of
-from valflow.ledger import UNDECIDED, Expression, map_labels, state_change
+from valflow.ledger import UNDECIDED, Expression
 
 _SAMPLES_AT_ONCE = 1000
 # Whose hand put a tag on, the App does not say: not that of whoever happens to look first.

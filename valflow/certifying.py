@@ -15,7 +15,7 @@ from bson import ObjectId
 from numpy.typing import NDArray
 from pymongo import UpdateOne
 
-from valflow import actions, audits, batches, calibration, database, ledger, mirroring, runs
+from valflow import actions, audits, batches, calibration, database, label_states, mirroring, runs
 from valflow.batches import Batch, object_id
 from valflow.certificates import (
     ABSTAINED,
@@ -45,8 +45,9 @@ from valflow.certify import (
 )
 from valflow.config import CertifiedApproval, LabelingConfig
 from valflow.errors import CertificateError
+from valflow.label_states import map_labels, state_change
 from valflow.label_types import APPROVED
-from valflow.ledger import UNDECIDED, map_labels, state_change
+from valflow.ledger import UNDECIDED
 from valflow.states import State
 from valflow.truth import verdicts_by_truth
 
@@ -188,7 +189,7 @@ def withdraw(record: runs.Record, why: str) -> None:
         record, "withdraw", actions.POLICY, {"certificate": certificate["digest"], "why": why}
     )
     for action in own:
-        ledger.restore(record["run"], action, seq)
+        label_states.restore(record["run"], action, seq)
     mirroring.mirror_soon(record, database.dataset_of(record))
     database.actions().update_many(
         {"run": record["run"], "seq": {"$in": own}, "undone_by": None}, {"$set": {"undone_by": seq}}

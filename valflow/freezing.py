@@ -12,7 +12,7 @@ from typing import Any
 
 from bson import ObjectId
 
-from valflow import actions, collector, database, ledger, mirroring, runs
+from valflow import actions, collector, database, label_states, ledger, mirroring, runs
 from valflow.errors import DecisionRefused, LabelsVanished
 from valflow.label_types import APPROVED, REJECTED, WORKFLOW_TAGS, label_type_of, review_type_of
 
@@ -230,7 +230,7 @@ def _copy_decided_labels(
         match = {"$match": {"run": record["run"], **part}}
         database.run_to_end(database.ledger().aggregate([match, *stages]))
 
-    parts = ledger.halves(record["run"]) if sample_ids is None else [{"sample_id": {"$in": sample_ids}}]
+    parts = label_states.halves(record["run"]) if sample_ids is None else [{"sample_id": {"$in": sample_ids}}]
     database.side_by_side(*(partial(copy, part) for part in parts))
 
 

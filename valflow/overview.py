@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from valflow import actions, audits, ledger, lots, reviewing, runs
+from valflow import audits, ledger, lots, reviewing, runs, undoing
 from valflow.states import SHOWN_AS, State
 
 # States in which a process works.
@@ -122,7 +122,7 @@ def review_figures(
 
 def undoable(run: str, reviewer: str) -> dict[str, Any] | None:
     """The reviewer's last action, ``seq`` and ``text``, as plain JSON; None without one."""
-    last = actions.last_undoable(run, reviewer)
+    last = undoing.last_undoable(run, reviewer)
     return None if last is None else {"seq": last["seq"], "text": action_in_words(last)}
 
 

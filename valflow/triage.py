@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from valflow import calibration, certifying, completeness, database, ledger, mirroring, runs
+from valflow import calibration, certifying, completeness, database, label_states, ledger, mirroring, runs
 from valflow.config import CertifiedApproval, FixedApproval, LabelingConfig
 from valflow.fingerprints import take_fingerprints
 from valflow.states import Event, State, is_past
@@ -21,7 +21,7 @@ def begin_triage(record: runs.Record, dataset: Any) -> None:
     """Take back what a triage that died had decided, and remember what everything else looks like."""
     if not is_past(record["state"], State.IN_REVIEW):
         runs.require(runs.fence_of(record), State.PREDICTED)
-        ledger.undecide_all(record["run"])
+        label_states.undecide_all(record["run"])
         take_fingerprints(record, dataset)
 
 
@@ -35,7 +35,7 @@ def finish_triage(record: runs.Record, dataset: Any) -> runs.Record:
     thresholds = thresholds_of(config)
     if thresholds["default"] is not None:
         record_policy_action(record["run"], thresholds)
-        ledger.approve_by_threshold(record["run"], thresholds["default"], thresholds["per_class"])
+        label_states.approve_by_threshold(record["run"], thresholds["default"], thresholds["per_class"])
     fingerprint = calibration.fingerprint_of(record, dataset)
     certificate = None
     if isinstance(config.approval, CertifiedApproval):

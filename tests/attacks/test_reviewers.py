@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.builders import counts, ids_where, judge_all, make_config, make_dataset, make_run
-from valflow import actions, app_edits, audits, completeness, database, decisions, rolling_back, runs
+from valflow import actions, app_edits, audits, completeness, database, decisions, rolling_back, runs, undoing
 from valflow.cli import main as valflow
 from valflow.errors import DecisionRefused
 from valflow.selections import Selection
@@ -23,7 +23,7 @@ ACTS: dict[str, Callable[[str, str], Any]] = {
     ),
     "reject": lambda run, who: actions.reject(run, EVERYTHING, who),
     "reset": lambda run, who: actions.reset(run, who),
-    "undo": lambda run, who: actions.undo(run, who),
+    "undo": lambda run, who: undoing.undo(run, who),
     "tag": lambda run, who: actions.tag(run, "poor_bbox", EVERYTHING, who),
     "draw": lambda run, who: audits.draw(run, who),
     "judge": lambda run, who: audits.judge(run, {1: "correct"}, who),

@@ -9,7 +9,7 @@ import pytest
 
 from tests.builders import bring_to, ids_where, judge_all, make_dataset, make_run
 from tests.certified import judge_honestly, make_certified_run, make_large_dataset
-from valflow import actions, audits, database, decisions, promotion, rolling_back, runs, trail
+from valflow import actions, audits, database, decisions, promotion, rolling_back, runs, trail, undoing
 from valflow.errors import DecisionRefused, IllegalTransition, PromotionError, RollbackRefused
 from valflow.selections import Selection
 from valflow.states import State
@@ -110,7 +110,7 @@ def test_changed_labels_are_not_promoted(decided: str, dataset: Any, tamper: Any
 def test_what_follows_a_decision_is_no_tampering(decided: str) -> None:
     decisions.reopen(runs.load(decided), reason="again")
     assert problems(decided) == []
-    actions.undo(decided, "bob", own=True)
+    undoing.undo(decided, "bob", own=True)
     assert problems(decided) == []
 
 

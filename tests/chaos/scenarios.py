@@ -15,7 +15,7 @@ from typing import Any
 from bson import ObjectId
 
 from tests.chaos.walking import decide, walk
-from valflow import actions, app_edits, audits, completeness, database, decisions, rolling_back, runs
+from valflow import actions, app_edits, audits, completeness, database, decisions, rolling_back, runs, undoing
 from valflow.config import LabelingConfig, config_from_mapping
 from valflow.errors import SelectionError
 from valflow.selections import Selection
@@ -173,8 +173,8 @@ def _approve_in_error(_: Enter) -> None:
 
 def _undo(_: Enter) -> None:
     """Until nothing is left of it: what died half-way and was given again counts as two actions."""
-    while (last := actions.last_undoable(RUN, "bob")) is not None and last["event"] == "approve":
-        actions.undo(RUN, "bob", own=True)
+    while (last := undoing.last_undoable(RUN, "bob")) is not None and last["event"] == "approve":
+        undoing.undo(RUN, "bob", own=True)
 
 
 def _judge_images(_: Enter) -> None:

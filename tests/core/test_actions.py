@@ -22,7 +22,19 @@ from tests.builders import (
     make_dataset,
     make_run,
 )
-from valflow import actions, app_edits, audits, checklist, database, decisions, ledger, problem_tags, runs
+from valflow import (
+    actions,
+    app_edits,
+    audits,
+    checklist,
+    database,
+    decisions,
+    label_states,
+    ledger,
+    problem_tags,
+    runs,
+    undoing,
+)
 from valflow.errors import IllegalTransition, SelectionError
 from valflow.own_writes import Stamp
 from valflow.selections import Selection
@@ -199,7 +211,7 @@ class TestDecide:
         for act in (
             lambda: actions.reject(run, some, "ann"),
             lambda: actions.tag(run, "poor_bbox", some, "ann"),
-            lambda: actions.undo(run, "ann"),
+            lambda: undoing.undo(run, "ann"),
             lambda: actions.reset(run, "ann"),
         ):
             # A run without labels yet says that nothing is selected; either way it is refused.
@@ -232,7 +244,7 @@ class TestUndo:
         actions.reset(run, "ann")
         tags = {i: d["tags"] for i, d in labels_in(dataset, "auto_in_review").items()}
         for expected in reversed(levels):
-            result = actions.undo(run, "cleo")
+            result = undoing.undo(run, "cleo")
             assert result.event == "undo"
             assert result.changed > 0
             assert states(run) == expected
@@ -242,11 +254,11 @@ class TestUndo:
             for e in entries(run).values()
         )
         with pytest.raises(SelectionError, match="has no action of a person left to undo"):
-            actions.undo(run, "ann")
+            undoing.undo(run, "ann")
 
     def test_tells_who_took_what_back(self, run: str) -> None:
         actions.approve(run, EVERYTHING, "ann")
-        actions.undo(run, "bob")
+        undoing.undo(run, "bob")
         by_seq = {a["seq"]: a for a in actions.history_of(run)}
         assert by_seq[2]["undone_by"] == 3
         assert (by_seq[3]["event"], by_seq[3]["actor"], by_seq[3]["selector"]) == (
@@ -258,17 +270,17 @@ class TestUndo:
 
     def test_acting_again_after_an_undo(self, run: str) -> None:
         actions.approve(run, EVERYTHING, "ann")
-        actions.undo(run, "ann")
+        undoing.undo(run, "ann")
         actions.reject(run, Selection(classes=("dog",)), "ann")
         assert counts(run) == {"approved": 3, "rejected": 6, "undecided": 3}
-        assert actions.undo(run, "ann").changed == 6
+        assert undoing.undo(run, "ann").changed == 6
         assert counts(run) == {"approved": 6, "rejected": 0, "undecided": 6}
 
     def test_brings_back_that_a_label_fails_a_check(self, run: str, dataset: Any) -> None:
         label = ids_where(run, state="undecided")[0]
         mark_invalid(run, label)
         actions.approve(run, Selection(label_ids=(label,)), "ann")
-        actions.undo(run, "ann")
+        undoing.undo(run, "ann")
         assert entries(run)[label]["invalid"] == ["a box outside"]
         assert labels_in(dataset, "auto_in_review")[label]["tags"] == ["invalid"]
         assert actions.approve(run, EVERYTHING, "ann").changed == 5
@@ -278,7 +290,7 @@ class TestUndo:
         audits.judge(run, {1: "wrong_class", 2: "unsure", 3: "correct"}, "ann")
         assert counts(run) == {"approved": 4, "rejected": 1, "undecided": 7}
         assert checklist.reviewer_statistics(run)["ann"] == {"rejected": 1, "undecided": 1, "judged": 3}
-        assert actions.undo(run, "ann").changed == 2
+        assert undoing.undo(run, "ann").changed == 2
         assert counts(run)["approved"] == 6
         after = audits.latest(run)
         assert after is not None
@@ -295,11 +307,11 @@ class TestUndo:
         actions.approve(run, EVERYTHING, "ann")
         number = actions.withdraw_failing(runs.load(run), {sample: {ObjectId(label): ["too small"]}})
         database.runs().update_one({"run": run}, {"$set": {"action_seq": number}})  # as the reopening does
-        assert actions.undo(run, "ann").changed == 6
+        assert undoing.undo(run, "ann").changed == 6
         entry = entries(run)[label]
         assert (entry["state"], entry["invalid"]) == ("undecided", ["too small"])
         with pytest.raises(SelectionError):
-            actions.undo(run, "ann")
+            undoing.undo(run, "ann")
 
 
 class TestUndoInTheMiddle:
@@ -324,7 +336,7 @@ class TestUndoInTheMiddle:
             if not refused and database.actions().count_documents({"run": run, "actor": "ann"}):
                 refused.append("not at all")
                 with pytest.raises(IllegalTransition) as refusal:
-                    actions.undo(run, "bob")
+                    undoing.undo(run, "bob")
                 refused[0] = str(refusal.value)
             return original(*arguments)
 
@@ -334,7 +346,7 @@ class TestUndoInTheMiddle:
         act(run)
         assert "of ann is being written just now" in refused[0]
         before = counts(run)
-        assert actions.undo(run, "bob").changed > 0
+        assert undoing.undo(run, "bob").changed > 0
         dataset.reload()
         assert dataset.count_sample_tags() == {}
         assert counts(run) != before or event == "tag"
@@ -348,7 +360,7 @@ class TestUndoInTheMiddle:
         def undo_before(*arguments: Any) -> Any:
             if not undone:
                 undone.append(0)
-                undone[0] = actions.undo(run, "bob").changed
+                undone[0] = undoing.undo(run, "bob").changed
             return holders(*arguments)
 
         monkeypatch.setattr(problem_tags, "_holders", undo_before)
@@ -368,13 +380,13 @@ class TestUndoInTheMiddle:
         def meanwhile(*arguments: Any) -> Any:
             monkeypatch.undo()
             with pytest.raises(IllegalTransition, match=r"bob is taking back action \d+ just now"):
-                actions.undo(run, "carl")
+                undoing.undo(run, "carl")
             return withdraw(*arguments)
 
         monkeypatch.setattr(problem_tags, "withdraw", meanwhile)
-        assert actions.undo(run, "bob").changed == 12
+        assert undoing.undo(run, "bob").changed == 12
         with pytest.raises(SelectionError, match="left to undo"):
-            actions.undo(run, "carl")
+            undoing.undo(run, "carl")
 
     def test_an_undo_that_was_broken_off_is_done_again(
         self, run: str, dataset: Any, monkeypatch: pytest.MonkeyPatch
@@ -384,8 +396,8 @@ class TestUndoInTheMiddle:
             patch.setattr(problem_tags, "withdraw", lambda *_: 1 / 0)
             patch.setattr(runs, "_this_process", lambda: f"{socket.gethostname()}:{2**22 + 1}")
             with pytest.raises(ZeroDivisionError):
-                actions.undo(run, "bob")
-        assert actions.undo(run, "carl").changed == 12
+                undoing.undo(run, "bob")
+        assert undoing.undo(run, "carl").changed == 12
         dataset.reload()
         assert dataset.count_sample_tags() == {}
 
@@ -393,7 +405,7 @@ class TestUndoInTheMiddle:
         seq = actions.reject(run, EVERYTHING, "ann").seq
         dead = {"process": f"{socket.gethostname()}:{2**22 + 1}", "heartbeat_at": database.now()}
         database.actions().update_one({"run": run, "seq": seq}, {"$set": {"writing": dead}})
-        assert actions.undo(run, "bob").changed == 12
+        assert undoing.undo(run, "bob").changed == 12
 
 
 class TestTag:
@@ -412,7 +424,7 @@ class TestTag:
     def test_undo_takes_it_off_again(self, run: str, dataset: Any) -> None:
         before = documents(dataset)
         actions.tag(run, "poor_bbox", EVERYTHING, "ann")
-        assert actions.undo(run, "ann").changed == 12
+        assert undoing.undo(run, "ann").changed == 12
         assert without_times(documents(dataset)) == without_times(before)
         assert ledger.problem_tag_counts(run) == {}
         assert all(e["tags"] == [] for e in entries(run).values())
@@ -431,18 +443,18 @@ class TestTag:
         actions.tag(run, "odd", Selection(label_ids=(first, second, other)), "ann")
         dataset.reload()
         assert len(dataset.match_tags("odd")) == 2
-        actions.undo(run, "ann")
+        undoing.undo(run, "ann")
         assert without_times(documents(dataset)) == without_times(before)
 
     def test_a_sample_keeps_the_tag_of_another_action(self, run: str, dataset: Any) -> None:
         one, two = ids_where(run)[:2]
         actions.tag(run, "odd", Selection(label_ids=(one,)), "ann")
         assert actions.tag(run, "odd", Selection(label_ids=(one, two)), "bob").changed == 1
-        assert actions.undo(run, "ann").changed == 1
+        assert undoing.undo(run, "ann").changed == 1
         dataset.reload()
         assert len(dataset.match_tags("odd")) == 1
         assert dataset.count_label_tags("auto_in_review")["odd"] == 1
-        actions.undo(run, "ann")
+        undoing.undo(run, "ann")
         dataset.reload()
         assert len(dataset.match_tags("odd")) == 0
 
@@ -450,10 +462,10 @@ class TestTag:
         one, two = ids_where(run)[:2]
         actions.tag(run, "odd", Selection(label_ids=(one,)), "bob")
         actions.tag(run, "odd", Selection(label_ids=(two,)), "ann")
-        actions.undo(run, "bob", own=True)
+        undoing.undo(run, "bob", own=True)
         dataset.reload()
         assert len(dataset.match_tags("odd")) == 1
-        actions.undo(run, "ann")
+        undoing.undo(run, "ann")
         dataset.reload()
         assert len(dataset.match_tags("odd")) == 0
 
@@ -478,7 +490,7 @@ class TestTag:
         changed = database.samples_of(dataset).find({"tags": "odd"})
         assert not {d["last_modified_at"] for d in changed} & set(runs.load(run)["own_writes"])
         database.samples_of(dataset).update_many({}, {"$set": long_ago})
-        actions.undo(run, "ann")
+        undoing.undo(run, "ann")
         dataset.reload()
         assert dataset.count_sample_tags() == {}
 
@@ -489,7 +501,7 @@ class TestTag:
         assert actions.tag(run, "odd", EVERYTHING, "ann").changed == 12
         dataset.reload()
         assert len(dataset.match_tags("odd")) == 3
-        assert actions.undo(run, "ann").changed == 12
+        assert undoing.undo(run, "ann").changed == 12
         dataset.reload()
         assert len(dataset.match_tags("odd")) == 0
 
@@ -556,7 +568,7 @@ class TestEvidence:
         for act in (
             lambda: actions.approve(run, EVERYTHING, name),
             lambda: actions.tag(run, "odd", EVERYTHING, name),
-            lambda: actions.undo(run, name),
+            lambda: undoing.undo(run, name),
             lambda: audits.draw(run, name),
             lambda: decisions.submit(run, decisions.Decision("finalize", name, override="x")),
             lambda: decisions.submit(run, decisions.Decision("discard", name)),
@@ -569,7 +581,7 @@ class TestEvidence:
 
 def mark_invalid(run: str, label: str) -> None:
     sample = ObjectId(entries(run)[label]["sample_id"])
-    ledger.mark_invalid(run, {sample: {ObjectId(label): ["a box outside"]}})
+    label_states.mark_invalid(run, {sample: {ObjectId(label): ["a box outside"]}})
 
 
 def without_times(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.builders import counts, entries, ids_where, judge_all, make_dataset, make_run, remove_label
-from valflow import actions, audits, checklist, decisions, ledger, runs
+from valflow import actions, audits, checklist, decisions, ledger, runs, undoing
 from valflow.audit_sheet import draw_sheet
 from valflow.certify.bounds import upper_bound
 from valflow.errors import AuditError, DecisionRefused, IllegalTransition
@@ -188,7 +188,7 @@ class TestJudge:
         actions.reject(run, Selection(label_ids=(label,)), "bob")
         audits.judge(run, {1: verdict}, "ann")
         assert entries(run)[label]["state"] == "rejected"
-        actions.undo(run, "ann")  # of the verdict
+        undoing.undo(run, "ann")  # of the verdict
         assert entries(run)[label]["state"] == "rejected"
 
 
@@ -218,7 +218,7 @@ class TestStale:
         actions.reject(run, Selection(classes=("dog",)), "ann")
         audit = audits.draw(run, "ann", seed=1)
         assert audit["population"] == 6
-        actions.undo(run, "ann")
+        undoing.undo(run, "ann")
         assert counts(run)["approved"] == 12
         audits.judge(run, numbers(audit), "ann")
         assert evidence(run) == (
@@ -229,9 +229,9 @@ class TestStale:
     def test_what_an_undo_brings_back_after_the_draw_was_in_it(self, run: str) -> None:
         audit = audits.draw(run, "ann", seed=1)
         audits.judge(run, {**numbers(audit), 1: "wrong_class"}, "ann")
-        actions.undo(run, "ann")  # the verdict was a slip
+        undoing.undo(run, "ann")  # the verdict was a slip
         actions.reject(run, Selection(classes=("dog",)), "ann")
-        actions.undo(run, "ann")
+        undoing.undo(run, "ann")
         audits.judge(run, numbers(audit), "ann")
         assert counts(run)["approved"] == 12
         assert evidence(run)[0]
@@ -241,9 +241,9 @@ class TestStale:
         one = Selection(label_ids=(label,))
         actions.reject(run, one, "ann")
         audit = audits.draw(run, "ann", seed=1)
-        actions.undo(run, "ann")
+        undoing.undo(run, "ann")
         actions.reject(run, one, "ann")
-        actions.undo(run, "ann")
+        undoing.undo(run, "ann")
         audits.judge(run, numbers(audit), "ann")
         assert evidence(run)[1].startswith("1 approved labels are not covered by the draw")
 

@@ -18,11 +18,13 @@ from valflow import (
     checklist,
     database,
     decisions,
+    label_states,
     ledger,
     problem_tags,
     promotion,
     references,
     runs,
+    undoing,
 )
 from valflow.evaluation import evaluate
 from valflow.evaluation.storing import MARKS
@@ -94,7 +96,7 @@ class TestTag:
         first.save()
         dies(problem_tags, "_changes", lambda: actions.tag(run, "poor_bbox", CATS, "ann"))
         decisions.preview(run, "ann")
-        actions.undo(run, "ann")
+        undoing.undo(run, "ann")
         dataset.reload()
         assert dataset.count_sample_tags() == {"poor_bbox": 1}
         assert "poor_bbox" not in dataset.count_label_tags("auto_in_review")
@@ -113,7 +115,8 @@ class TestTag:
 
 class TestRefusal:
     @pytest.mark.parametrize(
-        ("module", "during"), [(ledger, "mark_invalid"), (actions, "state_change"), (decisions, "reopen")]
+        ("module", "during"),
+        [(label_states, "mark_invalid"), (actions, "state_change"), (decisions, "reopen")],
     )
     def test_validated_again_the_labels_wait_for_a_person(
         self, dataset: Any, dies: Callable[..., Any], module: Any, during: str

@@ -28,6 +28,7 @@ from valflow import (
     lots,
     opening,
     runs,
+    undoing,
 )
 from valflow.config import config_from_mapping
 from valflow.decisions import Decision
@@ -221,7 +222,7 @@ class TestChanges:
     def test_a_verdict_taken_back_takes_the_certificate_with_it(self, dataset: Any, run: str) -> None:
         judge_honestly(run, dataset)
         approved = counts(run)["approved"]
-        actions.undo(run, "ann")
+        undoing.undo(run, "ann")
         assert counts(run) == {"approved": 0, "rejected": 0, "undecided": 1000}
         assert certificate(run)["state"] == "audit"
         judge_honestly(run, dataset)

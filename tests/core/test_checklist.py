@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.builders import ids_where, judge_all, make_dataset, make_run
-from valflow import actions, audits, checklist, database, decisions, ledger, runs
+from valflow import actions, audits, checklist, database, decisions, label_states, ledger, runs, undoing
 from valflow.decisions import Decision
 from valflow.errors import DecisionRefused
 from valflow.selections import Selection
@@ -51,7 +51,7 @@ def _tag(selection: Selection, note: str | None = None) -> Callable[[str], objec
 
 
 def _undo(run: str) -> object:
-    return actions.undo(run, "ann")
+    return undoing.undo(run, "ann")
 
 
 def _draw(run: str) -> object:
@@ -65,7 +65,7 @@ def _judge_one_wrong(run: str) -> object:
 
 def _mark_one_invalid(run: str) -> None:
     document = next(d for d in _documents(run) if d.get("labels"))
-    ledger.mark_invalid(run, {document["sample_id"]: {document["labels"][0]["_id"]: ["no area"]}})
+    label_states.mark_invalid(run, {document["sample_id"]: {document["labels"][0]["_id"]: ["no area"]}})
 
 
 def _documents(run: str) -> list[dict[str, Any]]:
@@ -202,7 +202,7 @@ def test_who_did_what(dataset: Any, field: str) -> None:
     actions.approve(run, CATS, "bob")
     actions.tag(run, "poor_bbox", DOGS, "bob", "tails")
     actions.reject(run, ALL, "eve")
-    actions.undo(run, "eve")
+    undoing.undo(run, "eve")
     assert checklist.reviewer_statistics(run) == {
         "ann": {"judged": 2},
         "bob": {"approved": 1, "tagged": 2},

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.builders import bring_to, entries, labels_in, make_dataset, make_run
-from valflow import actions, app_edits, database, decisions, recovery, runs, trail
+from valflow import actions, app_edits, database, decisions, recovery, runs, trail, undoing
 from valflow.certify.lots import LotPolicy, closes
 from valflow.errors import IllegalTransition
 from valflow.prefect_api import FlowRunState
@@ -50,7 +50,7 @@ def test_a_run_goes_through_in_the_order_in_which_things_happened(
     actions.approve(run, CATS, "ann")
     set_back()
     actions.reject(run, Selection(max_confidence=0.4), "bob")
-    assert actions.undo(run, "bob", own=True)
+    assert undoing.undo(run, "bob", own=True)
     decisions.submit(run, decisions.Decision("finalize", "ann", override="a test"))
     done = bring_to(run, dataset, "FINALIZED")
     times = [h["time"] for h in done["history"]]

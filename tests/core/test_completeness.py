@@ -24,6 +24,7 @@ from valflow import (
     ledger,
     runs,
     triage,
+    undoing,
 )
 from valflow.audit_sheet import draw_image_sheet
 from valflow.certify import incomplete_images
@@ -154,7 +155,7 @@ class TestVerdicts:
         sample.save()
         judge(run, 1, 2)
         assert len(tagged(dataset)) == 2
-        actions.undo(run, "ann")
+        undoing.undo(run, "ann")
         assert tagged(dataset) == {had}
         assert all(i["verdict"] is None for i in completeness.current(run)["items"])
         assert database.ledger().count_documents({"run": run, "sample_tags.0": {"$exists": True}}) == 0
@@ -177,9 +178,9 @@ class TestVerdicts:
         completeness.judge(run, {number: "incomplete"}, "bob")
         if first == "bob":
             tag()
-        actions.undo(run, first, own=True)
+        undoing.undo(run, first, own=True)
         assert tagged(dataset) == {sample}
-        actions.undo(run, "carl")
+        undoing.undo(run, "carl")
         assert tagged(dataset) == set()
 
     def test_undo_leaves_the_certificate_alone(self, tmp_path: Path) -> None:
@@ -189,7 +190,7 @@ class TestVerdicts:
         audits.judge(run, honest_verdicts(run, large), "ann")
         before = runs.load(run)["certificate"]
         judge(run, 1)
-        actions.undo(run, "ann")
+        undoing.undo(run, "ann")
         assert before["state"] == "certified"
         assert runs.load(run)["certificate"] == before
 

@@ -23,7 +23,7 @@ from tests.builders import (
     make_run,
     remove_label,
 )
-from valflow import actions, audits, database, decisions, runs
+from valflow import actions, audits, database, decisions, runs, undoing
 from valflow.app_edits import SOMEBODY
 from valflow.decisions import Decision
 from valflow.errors import DecisionRefused, IllegalTransition, LabelsVanished
@@ -98,7 +98,7 @@ class TestDigest:
         assert digest(run) == first
         label = Selection(label_ids=tuple(ids_where(run, state="undecided")[:1]))
         actions.approve(run, label, "ann")
-        actions.undo(run, "ann")
+        undoing.undo(run, "ann")
         assert digest(run) == first
 
     def test_the_confidence_is_the_model_s(self, run: str, dataset: Any) -> None:
@@ -418,7 +418,7 @@ class TestDrawn:
         actions.reject(run, Selection(label_ids=(drawn,)), "bob")
         assert decisions.preview(run, "ann").labels == 6
         assert labels_in(dataset, STAGED)[drawn]["tags"] == ["ambiguous", "rejected"]
-        actions.undo(run, "bob")
+        undoing.undo(run, "bob")
         assert decisions.preview(run, "ann").labels == 7
 
     def test_is_shown_as_approved_where_the_review_goes_on(self, run: str, dataset: Any) -> None:

@@ -20,7 +20,7 @@ from tests.builders import (
     make_run,
     remove_label,
 )
-from valflow import actions, audits, database, decisions, ledger
+from valflow import actions, audits, database, decisions, label_states, undoing
 from valflow.decisions import Decision
 from valflow.errors import RunNotFound, SelectionError
 from valflow.explaining import explain, in_words
@@ -92,7 +92,7 @@ class TestInReview:
     def test_what_was_taken_back_is_told_as_well(self, run: str) -> None:
         (label_id,) = ids_where(run, confidence=0.95)
         actions.reject(run, Selection(classes=("cat",)), "ann")
-        actions.undo(run, "bob")
+        undoing.undo(run, "bob")
         facts = explain(label_id)
         assert told_actions(facts) == [("approve", "policy"), ("reject", "ann")]
         assert facts["state"] == "approved"
@@ -120,7 +120,7 @@ class TestInReview:
     def test_a_label_that_fails_a_check(self, run: str) -> None:
         (label_id, entry) = next(iter(entries(run).items()))
         reasons = {ObjectId(entry["sample_id"]): {ObjectId(label_id): ["outside of the image", "no area"]}}
-        ledger.mark_invalid(run, reasons)
+        label_states.mark_invalid(run, reasons)
         assert "fails a check: outside of the image; no area" in story(label_id)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.builders import bring_to, judge_all, make_dataset, make_run
 from tests.killing import writes_seen
-from valflow import actions, database, decisions, rolling_back
+from valflow import actions, database, decisions, rolling_back, undoing
 from valflow.selections import Selection
 
 
@@ -18,7 +18,7 @@ def test_all_writes_to_our_collections_and_to_labels_wait_for_the_journal(tmp_pa
         run = make_run(dataset)
         actions.approve(run, Selection(classes=("cat",)), "ann")
         actions.tag(run, "poor_bbox", Selection(classes=("dog",)), "ann")
-        actions.undo(run, "ann")
+        undoing.undo(run, "ann")
         judge_all(run)
         decisions.preview(run, "ann")
         decisions.submit(run, decisions.Decision("finalize", "ann", override="a test"))

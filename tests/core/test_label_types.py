@@ -39,6 +39,7 @@ from valflow import (
     rolling_back,
     run_exports,
     runs,
+    undoing,
 )
 from valflow.errors import AuditError, ConfigError, DecisionRefused, LabelsVanished
 from valflow.selections import Selection
@@ -348,8 +349,8 @@ class TestDestructiveCases:
         before = in_review(dataset, kind)
         actions.approve(run, Selection(all=True), "ann")
         actions.tag(run, "ambiguous", Selection(all=True), "ann")
-        actions.undo(run, "ann")
-        actions.undo(run, "ann")
+        undoing.undo(run, "ann")
+        undoing.undo(run, "ann")
         assert in_review(dataset, kind) == before
 
     def test_a_discarded_run_leaves_nothing(self, dataset: Any, kind: Kind) -> None:

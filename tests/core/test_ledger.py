@@ -8,7 +8,7 @@ import pytest
 from bson import ObjectId
 
 from tests.builders import bring_to, counts, entries, ids_where, labels_in, make_dataset, make_run
-from valflow import actions, database, ledger, mirroring, runs, triage
+from valflow import actions, database, label_states, ledger, mirroring, runs, triage
 from valflow.label_types import candidates, label_id
 from valflow.selections import Selection
 
@@ -81,7 +81,7 @@ class TestPredictions:
         for _ in range(2):  # died after its thresholds, before it opened the review
             triage.begin_triage(record, dataset)
             actions.record_policy_action(run, {"default": 0.7, "per_class": {}})
-            assert ledger.approve_by_threshold(run, 0.7, {}) == 1
+            assert label_states.approve_by_threshold(run, 0.7, {}) == 1
             mirroring.mirror_tags(record, dataset)
         record = triage.finish_triage(record, dataset)
         assert (record["state"], record["counts"]["approved"]) == ("IN_REVIEW", 1)
@@ -127,7 +127,7 @@ class TestThresholds:
         # Thresholds of classes that do not occur are a configuration error, so they are applied by hand here.
         run = make_run(dataset, "PREDICTED", min_confidence=0.0)
         triage.begin_triage(runs.load(run), dataset)
-        assert ledger.approve_by_threshold(run, default, per_class) == len(expected), approval
+        assert label_states.approve_by_threshold(run, default, per_class) == len(expected), approval
         approved = {e["confidence"] for e in entries(run).values() if e["state"] == "approved"}
         assert approved == expected
 
@@ -151,7 +151,7 @@ class TestThresholds:
         triage.begin_triage(record, dataset)
         (strong,) = ids_where(run, label="cat")
         sample = ObjectId(entries(run)[strong]["sample_id"])
-        ledger.mark_invalid(run, {sample: {ObjectId(strong): ["$box outside"]}})
+        label_states.mark_invalid(run, {sample: {ObjectId(strong): ["$box outside"]}})
         record = triage.finish_triage(record, dataset)
         assert (record["counts"]["approved"], record["counts"]["invalid"]) == (0, 1)
         assert entries(run)[strong]["invalid"] == ["$box outside"]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.builders import draw_label, entries, ids_where, labels_in, make_dataset, make_run
-from valflow import actions, app_edits, database, mirroring, own_writes, runs
+from valflow import actions, app_edits, database, mirroring, own_writes, runs, undoing
 from valflow.reviewing import Shown
 from valflow.selections import Selection
 
@@ -63,7 +63,7 @@ class TestOwnWrites:
     def test_there_is_nothing_to_look_at_after_an_action(self, run: str, dataset: Any, act: Any) -> None:
         act(run)
         assert to_look_at(run, dataset) == 0
-        actions.undo(run, "ann")
+        undoing.undo(run, "ann")
         assert to_look_at(run, dataset) == 0
 
     def test_what_a_person_did_before_an_action_is_seen_after_it(self, run: str, dataset: Any) -> None:

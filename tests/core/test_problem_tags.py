@@ -9,7 +9,7 @@ import pytest
 from bson import ObjectId
 
 from tests.builders import documents, entries, ids_where, make_dataset, make_run
-from valflow import actions, database, decisions, ledger, mirroring, problem_tags
+from valflow import actions, database, decisions, ledger, mirroring, problem_tags, undoing
 from valflow.selections import Selection
 
 FIELD = "auto_in_review"
@@ -63,7 +63,7 @@ class TestTagsOfManySamples:
         mirroring.wait(run)
         assert shown(dataset, "poor_bbox") == (3, 12)
         with mirroring.answering():
-            assert actions.undo(run, "ann").changed == 12
+            assert undoing.undo(run, "ann").changed == 12
             assert ledger.problem_tag_counts(run) == {}
             assert shown(dataset, "poor_bbox") == (3, 12)
         mirroring.wait(run)
@@ -74,11 +74,11 @@ class TestTagsOfManySamples:
         before = documents(dataset)
         with mirroring.answering():  # nothing is written but what an undo must wait for
             actions.tag(run, "odd", EVERYTHING, "ann")
-            actions.undo(run, "ann")
+            undoing.undo(run, "ann")
             actions.tag(run, "odd", Selection(classes=("cat",)), "ann")
         mirroring.wait(run)
         assert shown(dataset, "odd") == (3, 6)
-        actions.undo(run, "ann")
+        undoing.undo(run, "ann")
         mirroring.wait(run)
         assert without_times(documents(dataset)) == without_times(before)
         assert nothing_is_left(run)
@@ -109,7 +109,7 @@ class TestAfterACrash:
         before = documents(dataset)
         actions.tag(run, "odd", EVERYTHING, "ann")
         die(run)
-        actions.undo(run, "ann")
+        undoing.undo(run, "ann")
         assert shown(dataset, "odd") == (3, 12)
         die(run)
         decisions.preview(run, "ann")
@@ -145,6 +145,6 @@ def test_a_tag_that_is_given_again_while_it_is_taken_off_stays(
 
     with monkeypatch.context() as patch:
         patch.setattr(problem_tags, "withdraw", meanwhile)
-        actions.undo(run, "ann", own=True)
+        undoing.undo(run, "ann", own=True)
     assert shown(dataset, "poor_bbox") == (3, 12)
     assert {t["tag"] for e in entries(run).values() for t in e["tags"]} == {"poor_bbox"}

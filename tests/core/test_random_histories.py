@@ -22,7 +22,18 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests.builders import box, draw_label, make_dataset, make_run
 from tests.core.review_model import POLICY, Action, Audit, Content, Copy, Final, Item, Label, Refused, Run
 from tests.killing import dies_after
-from valflow import actions, app_edits, audits, checklist, database, decisions, promotion, rolling_back, runs
+from valflow import (
+    actions,
+    app_edits,
+    audits,
+    checklist,
+    database,
+    decisions,
+    promotion,
+    rolling_back,
+    runs,
+    undoing,
+)
 from valflow.decisions import Decision
 from valflow.label_types import WORKFLOW_TAGS
 from valflow.selections import Selection
@@ -471,7 +482,7 @@ class Histories(RuleBasedStateMachine):
 
     def _undo(self, who: str, own: bool) -> Step:
         key = self.model.key
-        return lambda: actions.undo(key, who, own=own), lambda model: model.undo(who, own)
+        return lambda: undoing.undo(key, who, own=own), lambda model: model.undo(who, own)
 
     def _judge(self, verdicts: dict[int, str], who: str) -> Step:
         key = self.model.key

@@ -23,7 +23,18 @@ from tests.builders import (
     make_run,
     remove_label,
 )
-from valflow import actions, app_edits, database, decisions, opening, promotion, reopening, rolling_back, runs
+from valflow import (
+    actions,
+    app_edits,
+    database,
+    decisions,
+    opening,
+    promotion,
+    reopening,
+    rolling_back,
+    runs,
+    undoing,
+)
 from valflow.cli import main as valflow
 from valflow.config import LabelingConfig
 from valflow.errors import RollbackRefused, RunBusy, StaleAttempt
@@ -137,7 +148,7 @@ def test_it_can_be_decided_again(dataset: Any, run: str) -> None:
 def test_undo_goes_back_beyond_the_decision(run: str) -> None:
     rolling_back.roll_back(run, "carol", reopen=True)
     tagged = ids_where(run, label="cat")
-    assert actions.undo(run, "bob", own=True).changed == 1
+    assert undoing.undo(run, "bob", own=True).changed == 1
     assert not any(entries(run)[i]["tags"] for i in tagged)
 
 

@@ -13,7 +13,7 @@ from tests.builders import bring_to, entries
 from tests.certified import judge_honestly, make_certified_run, make_large_dataset
 from tests.core.report_cases import make_record, waiting
 from tests.core.test_report import Page
-from valflow import actions, audits, runs
+from valflow import audits, runs, undoing
 from valflow.cli import views
 from valflow.explaining import explain, in_words
 from valflow.report import charts, render_markdown, render_report, write_report
@@ -404,7 +404,7 @@ class TestRealRun:
             "sentence": group["sentence"],
         }
         assert f"approved by certificate {certificate['digest'][:12]}: {group['sentence']}" in in_words(facts)
-        actions.undo(run, "ann")
+        undoing.undo(run, "ann")
         assert explain(label)["certificate"] is None
 
     def test_why_a_label_was_judged(self, dataset: Any, run: str) -> None:

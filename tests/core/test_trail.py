@@ -11,7 +11,7 @@ import pytest
 from bson import ObjectId
 
 from tests.builders import ids_where, judge_all, make_dataset, make_run
-from valflow import actions, database, decisions, runs, trail
+from valflow import actions, database, decisions, runs, trail, undoing
 from valflow.doctor import diagnose
 from valflow.reporting import write_run_report
 from valflow.review_page import report_markdown
@@ -154,7 +154,7 @@ def test_actions_before_a_decision_are_sealed_by_it(finalized: str, tamper: dict
 
 def test_undoing_an_earlier_action_in_the_next_round_is_no_tampering(finalized: str) -> None:
     decisions.reopen(runs.load(finalized), reason="again")
-    actions.undo(finalized, "bob", own=True)
+    undoing.undo(finalized, "bob", own=True)
     assert problems(finalized) == []
 
 

@@ -20,7 +20,7 @@ from tests.builders import (
     make_dataset,
     make_run,
 )
-from valflow import actions, ledger, runs, triage
+from valflow import actions, label_states, runs, triage
 from valflow.selections import Selection
 from valflow.states import State
 
@@ -100,7 +100,7 @@ def test_a_label_that_fails_a_check_waits_for_a_person(dataset: Any) -> None:
     (label_id,) = ids_where(run, confidence=0.95)
     sample_id = entries(run)[label_id]["sample_id"]
     triage.begin_triage(runs.load(run), dataset)
-    ledger.mark_invalid(run, {ObjectId(sample_id): {ObjectId(label_id): ["no area"]}})
+    label_states.mark_invalid(run, {ObjectId(sample_id): {ObjectId(label_id): ["no area"]}})
     record = triage.finish_triage(runs.load(run), dataset)
     assert (record["counts"]["approved"], record["counts"]["invalid"]) == (1, 1)
     assert entries(run)[label_id]["state"] == "undecided"
@@ -129,7 +129,7 @@ def test_one_that_died_half_way_is_repeated(dataset: Any) -> None:
     record = runs.load(run)
     triage.begin_triage(record, dataset)
     # Killed between the approval and the opening of the review; the thresholds were others by mistake.
-    ledger.approve_by_threshold(run, 0.0, {})
+    label_states.approve_by_threshold(run, 0.0, {})
     triage.begin_triage(record, dataset)
     assert triage.finish_triage(record, dataset)["counts"]["approved"] == 2
     assert counts(run)["approved"] == 2

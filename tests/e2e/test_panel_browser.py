@@ -12,7 +12,7 @@ import pytest
 from tests.browser import MARKS
 from tests.builders import counts, entries, ids_where, labels_in, make_dataset
 from tests.e2e.browsing import Screen, eventually, opened
-from valflow import actions, audits, database, reviewing, runs
+from valflow import audits, database, reviewing, runs, undoing
 from valflow.review_order import rank
 from valflow.stack import Stack
 
@@ -147,7 +147,7 @@ class Review:
         self.screen.close_tile()
 
     def undo_in_the_operator_browser(self, reviewer: str) -> None:
-        last = actions.last_undoable(self.run, reviewer)
+        last = undoing.last_undoable(self.run, reviewer)
         assert last is not None
         back = [i for i, e in entries(self.run).items() if e["action"] == last["seq"]]
         self.screen.operator("valflow: undo my last action")

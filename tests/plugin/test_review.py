@@ -8,7 +8,7 @@ import pytest
 
 from tests.builders import counts, draw_label, edit_label, entries, ids_where, labels_in, remove_label
 from tests.plugin.screens import Reviewer
-from valflow import actions, app_edits, database, decisions, reviewing, runs
+from valflow import actions, app_edits, database, decisions, reviewing, runs, undoing
 from valflow.selections import Selection
 
 FIELD = "auto_in_review"
@@ -340,7 +340,7 @@ class TestTheAppsOwnTools:
         assert entries(run)[bad]["state"] == "rejected"
         # Not ann's: she only looked first.
         assert [a["actor"] for a in actions.history_of(run)[-2:]] == [app_edits.SOMEBODY] * 2
-        assert actions.last_undoable(run, "ann") is None
+        assert undoing.last_undoable(run, "ann") is None
 
     def test_they_count_where_nobody_opens_the_panel_again(self, dataset: Any, run: str) -> None:
         label = ids_where(run, state="undecided")[0]

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from tests.builders import infer, review
-from valflow import actions, database, decisions, opening, promotion, rolling_back, runs
+from valflow import actions, database, decisions, opening, promotion, rolling_back, runs, undoing
 from valflow.config import LabelingConfig, config_from_mapping
 from valflow.decisions import Decision
 from valflow.errors import IllegalTransition, RollbackRefused, RunBusy
@@ -92,7 +92,7 @@ def act_on_labels(arguments: dict[str, Any], number: int) -> str:
     if event == "tag":
         actions.tag(run, arguments["tag"], everything, who)
     elif event == "undo":
-        actions.undo(run, who)
+        undoing.undo(run, who)
     else:
         {"approve": actions.approve, "reject": actions.reject}[event](run, everything, who)
     return event

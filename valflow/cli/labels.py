@@ -29,12 +29,12 @@ def reject(options: Any) -> Result:
 
 def undo(options: Any) -> Result:
     """`valflow undo`."""
-    from valflow import actions
+    from valflow import actions, undoing
 
     run, reviewer = _key(options), reviewer_of(options)
     if options.all or options.classes:
         return _decided(actions.reset(run, reviewer, options.classes), "put back to undecided")
-    return _decided(actions.undo(run, reviewer), "as they were before")
+    return _decided(undoing.undo(run, reviewer), "as they were before")
 
 
 def tag(options: Any) -> Result:
