@@ -13,9 +13,11 @@ import pytest
 from bson import ObjectId
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from pymongo.errors import AutoReconnect
 
 from valflow import database, evaluation
 from valflow.errors import EvaluationError
+from valflow.evaluation import storing
 from valflow.evaluation.storing import MARKS, coco_config, write_marks
 
 RUN = "run_1"
@@ -437,6 +439,34 @@ def test_fiftyone_finds_the_evaluation(make_dataset: Callable[..., Any]) -> None
     assert "val_eval" in [group.name for group in dataset.app_config.sidebar_groups]
     dataset.delete_evaluation("val_eval")
     assert dataset.get_field("val_eval_tp") is None
+
+
+@pytest.mark.parametrize("again", ["evaluated", "removed"])
+def test_a_database_that_is_away_while_an_evaluation_is_deleted_leaves_no_fields_of_nobody(
+    make_dataset: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, again: str
+) -> None:
+    dataset = make_dataset(*random_rows(1, 6), 6)
+
+    def evaluate() -> None:
+        ids = dataset.values("id")
+        evaluation.evaluate(dataset, "final", "truth", "val_eval", run_key=RUN, sample_ids=ids)
+
+    evaluate()
+    with monkeypatch.context() as patch:
+        patch.setattr(type(dataset), "delete_sample_fields", raise_away)
+        with pytest.raises(AutoReconnect):
+            evaluate()
+    if again == "evaluated":
+        evaluate()
+        assert dataset.list_evaluations() == ["val_eval"]
+    else:
+        storing.remove_evaluation(dataset, "val_eval", RUN)
+        assert dataset.get_field("val_eval_tp") is None
+        assert not dataset.list_evaluations()
+
+
+def raise_away(*_: Any, **__: Any) -> None:
+    raise AutoReconnect("the database is away")
 
 
 def test_only_annotated_images_of_the_run_are_stored(make_dataset: Callable[..., Any]) -> None:

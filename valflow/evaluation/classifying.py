@@ -11,7 +11,7 @@ import numpy as np
 from valflow import database, references
 from valflow.evaluation.labels import Images, LabelTable
 from valflow.evaluation.matching import Comparison
-from valflow.evaluation.storing import save_results
+from valflow.evaluation.storing import delete, save_results
 from valflow.label_types import LabelType
 from valflow.schema_changes import changing
 
@@ -70,8 +70,7 @@ def store(
     method = config.build()
     with changing(dataset):
         references.adopt(dataset, "evaluations", eval_key)
-        if dataset.has_evaluation(eval_key):
-            dataset.delete_evaluation(eval_key)
+        delete(dataset, eval_key)
         # The run comes first: after a crash it still says that the fields are ours.
         method.register_run(dataset, eval_key)
         method.register_samples(dataset, eval_key)

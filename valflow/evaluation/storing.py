@@ -95,8 +95,7 @@ def store(
     method = config.build()
     with changing(dataset):
         references.adopt(dataset, "evaluations", eval_key)
-        if dataset.has_evaluation(eval_key):
-            dataset.delete_evaluation(eval_key)
+        delete(dataset, eval_key)
         # The run comes first: after a crash it still says that the fields are ours.
         method.register_run(dataset, eval_key)
         method.register_samples(dataset, eval_key)
@@ -243,9 +242,19 @@ def remove_evaluation(dataset: Any, eval_key: str, run: str) -> None:
     references.adopt(dataset, "evaluations", eval_key)
     if dataset.has_evaluation(eval_key) and _maker(dataset, eval_key) != run:
         return
-    if dataset.has_evaluation(eval_key):
-        dataset.delete_evaluation(eval_key)
+    delete(dataset, eval_key)
     forget_results(dataset, eval_key)
+
+
+def delete(dataset: Any, eval_key: str) -> None:
+    """Delete what a dataset has under this key, the fields first: without the run they would be nobody's.
+
+    FiftyOne deletes the run also where it could not delete the fields, the database being away at that moment.
+    """
+    if dataset.has_evaluation(eval_key):
+        method = dataset.get_evaluation_info(eval_key).config.build()
+        method.cleanup(dataset, eval_key)
+        method.delete_run(dataset, eval_key, cleanup=False)
 
 
 def _maker(dataset: Any, eval_key: str) -> str | None:
