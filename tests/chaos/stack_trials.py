@@ -25,6 +25,8 @@ from valflow.errors import StackError
 RUN = "stack_run"
 DATASET = "chaos-stack"
 DATABASE = "chaos"
+# MongoDB writes its journal every tenth of a second.
+_JOURNALED = 0.2
 LIMIT = (
     900.0  # seconds from one stop to the next; a flow run that hangs without a record is left alone for 600
 )
@@ -227,8 +229,6 @@ class Lab:
         self._retried(lambda: reviewer.judge(dataset, self._staging, drawn["items"], sheet))
         ann.does("audit", RUN, "--verdicts", str(sheet))
         sheet.unlink()
-        # What the App said is saved may have been lost with the database, which is FiftyOne's to mend; people look.
-        self._retried(self._correct)
 
     def _decide(self, played: Played) -> None:
         Person("ann", played).does(
@@ -250,12 +250,15 @@ class Lab:
             for label in d.get("predicted", [])
             if label["label"] not in "1357" and 0.4 < (label["confidence"] or 0) < 0.75
         )
-        sample = self._dataset()[sample_id]
-        label = next(d for d in sample[self._staging].detections if d.id == label_id)
-        if label.label != "7":
+        while True:
+            sample = self._dataset()[sample_id]
+            label = next(d for d in sample[self._staging].detections if d.id == label_id)
+            if label.label == "7":
+                return label_id
             label.label = "7"
             sample.save()
-        return label_id
+            # FiftyOne does not wait for the journal: what it said is saved may go with the database. People look again.
+            time.sleep(_JOURNALED)
 
     def _dataset(self) -> Any:
         import fiftyone as fo
