@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,19 @@ class TestTagsOfManySamples:
         undoing.undo(run, "ann")
         mirroring.wait(run)
         assert without_times(documents(dataset)) == without_times(before)
+        assert nothing_is_left(run)
+
+    def test_an_undo_does_not_wait_for_what_the_run_has_still_to_write(self, run: str, dataset: Any) -> None:
+        written = threading.Event()
+        mirroring.afterwards(run, written.wait)
+        try:
+            actions.tag(run, "poor_bbox", EVERYTHING, "ann")
+            assert undoing.undo(run, "ann").changed == 12
+            assert not written.is_set()
+        finally:
+            written.set()
+        mirroring.wait(run)
+        assert shown(dataset, "poor_bbox") == (0, 0)
         assert nothing_is_left(run)
 
     def test_are_written_before_a_decision(self, run: str, dataset: Any) -> None:
