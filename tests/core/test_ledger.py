@@ -8,7 +8,7 @@ import pytest
 from bson import ObjectId
 
 from tests.builders import bring_to, counts, entries, ids_where, labels_in, make_dataset, make_run
-from valflow import actions, database, label_states, ledger, mirroring, runs, triage
+from valflow import actions, database, label_states, ledger, mirroring, runs, triage, undoing
 from valflow.label_types import candidates, label_id
 from valflow.selections import Selection
 
@@ -197,6 +197,26 @@ class TestClassTable:
         assert runs.load(run)["class_table"] == []
         assert runs.load(run)["counts"]["predicted"] == 0
         assert ledger.label_counts([])["approved"] == 0
+
+
+class TestLargeChanges:
+    @pytest.mark.parametrize("samples", [1, 2, 3])
+    def test_are_made_by_halves_and_taken_back_in_full(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, samples: int
+    ) -> None:
+        monkeypatch.setattr(label_states, "_FEW", 0)
+        run = make_run(make_dataset(tmp_path, samples=samples, predictions=HALF * samples, empty=0))
+        before, everything = entries(run), Selection(all=True)
+        assert len(label_states.halves(run)) == 2
+        assert actions.reject(run, everything, "ann").changed == 2 * samples
+        assert counts(run)["rejected"] == 2 * samples
+        assert undoing.undo(run, "ann").changed == 2 * samples
+        after = entries(run)
+        assert [e["state"] for e in after.values()] == [e["state"] for e in before.values()]
+        assert all(e["prev"] == before[i]["prev"] for i, e in after.items())
+
+    def test_a_run_without_samples_has_no_halves(self) -> None:
+        assert label_states.halves(key()) == [{}]
 
 
 class TestMirror:
