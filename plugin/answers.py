@@ -8,13 +8,16 @@ from collections.abc import Callable
 from typing import Any
 
 from valflow import mirroring
-from valflow.errors import ValflowError
+from valflow.errors import ActionIncomplete, ValflowError
 
 logger = logging.getLogger(__name__)
 
 
 def told(handler: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """A handler of a panel whose refusals are shown, after which the panel looks at the database again."""
+    """A handler of a panel whose refusals are shown, after which the panel looks at the database again.
+
+    Not where the person must add something first: what is selected would be gone, and the same button mean everything.
+    """
 
     @functools.wraps(handler)
     def answer(self: Any, ctx: Any) -> Any:
@@ -23,6 +26,8 @@ def told(handler: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
                 return handler(self, ctx)
             except ValflowError as refusal:
                 ctx.ops.notify(str(refusal), variant="error")
+                if isinstance(refusal, ActionIncomplete):
+                    return None
                 return self.look_again(ctx, after=refusal)
 
     return answer

@@ -8,7 +8,7 @@ import fiftyone.operators.types as types
 
 from valflow import audits, certificates, runs
 from valflow.certify import BAD_BOX, CORRECT
-from valflow.errors import SelectionError
+from valflow.errors import ActionIncomplete, SelectionError
 
 from . import grid, layout
 from .answers import told
@@ -68,7 +68,7 @@ class AuditPart:
         screen = Screen(ctx)
         reviewer, record = screen.named_reviewer(), screen.record()
         if ctx.selected:
-            raise SelectionError(
+            raise ActionIncomplete(
                 "some labels are selected as wrong: say why first, or take the selection back"
             )
         seen = set(screen.get("on_grid", []))
@@ -110,6 +110,8 @@ class AuditPart:
             if audit["since"]:
                 label = "Draw a new audit"
                 text += f"; {layout.number(audit['since'])} approved labels are not covered by this draw"
+        elif screen.get("seen", {}).get("undecided"):
+            text += ". Finish the review first: what is approved later needs a new draw"
         panel.md(f"**Audit** of {audit['of'] if audit else 'approved labels'}: {text}", name="audit_text")
         if not audit or audit["waiting"] or audit["since"]:
             panel.btn(

@@ -15,7 +15,12 @@ _NARROW = {
     }
 }
 # A column is otherwise as wide as its widest word, and the panel cuts off what does not fit.
-_SHRINKS = {"gridTemplateColumns": "minmax(0, 1fr)", "overflowWrap": "anywhere"}
+_SHRINKS = {
+    "gridTemplateColumns": "minmax(0, 1fr)",
+    "overflowWrap": "anywhere",
+    # The mouse wheel over a table that needs no scrolling moves the panel.
+    "& .MuiTableContainer-root": {"overscrollBehavior": "auto"},
+}
 _AS_WIDE_AS_NEEDED = {"item": {"sx": {"width": "auto"}}}
 
 

@@ -10,7 +10,7 @@ import fiftyone.operators as foo
 import fiftyone.operators.types as types
 
 from valflow import actions, decisions, mirroring, new_runs, resuming, reviewing, runs, undoing
-from valflow.errors import DecisionRefused, RunNotFound, SelectionError, ValflowError
+from valflow.errors import ConfigError, DecisionRefused, RunNotFound, SelectionError, ValflowError
 from valflow.label_types import PROBLEM_TAGS
 from valflow.review_page import markdown_text
 from valflow.states import State
@@ -264,27 +264,47 @@ class NewRun(foo.Operator):
         return foo.OperatorConfig(name="new_run", label="valflow: new run", icon="add", dynamic=True)
 
     def resolve_input(self, ctx: Any) -> types.Property:
-        """The form; problems are shown as they appear."""
-        inputs = types.Object()
+        """The form; problems of its fields are shown as they appear, those of the model when it is sent."""
+        inputs, given = types.Object(), ctx.params
         inputs.enum(
             "target",
             list(new_runs.TARGETS),
             label="What to label",
-            default="selection" if ctx.selected else "new",
+            default=given.get("target") or ("selection" if ctx.selected else "new"),
             view=_choices(new_runs.TARGETS),
         )
         inputs.str(
             "model",
             required=True,
+            default=given.get("model"),
             label="Model",
             description="zoo:NAME, huggingface:ID, ultralytics:WEIGHTS, module:Class, or a field of predictions",
         )
         inputs.str(
-            "label_field", required=True, label="Label field", description="new, or made by valflow before"
+            "label_field",
+            required=True,
+            default=given.get("label_field"),
+            label="Label field",
+            description="new, or made by valflow before",
         )
-        inputs.str("classes", label="Classes", description="separated by commas; empty keeps all")
-        inputs.float("min_confidence", label="Least confidence to keep", default=0.15, min=0, max=1)
-        inputs.str("name", label="Name of the run")
+        inputs.str(
+            "classes",
+            default=given.get("classes"),
+            label="Classes",
+            description="separated by commas; empty keeps all",
+        )
+        least = given.get("min_confidence")
+        inputs.float(
+            "min_confidence",
+            label="Least confidence to keep",
+            default=0.15 if least is None else least,
+            min=0,
+            max=1,
+        )
+        inputs.str("name", default=given.get("name"), label="Name of the run")
+        problem = _problem(ctx)
+        if problem is not None:
+            inputs.view("problem", types.Error(label="This cannot run", description=problem))
         return types.Property(inputs, view=types.View(label="New run"))
 
     def execute(self, ctx: Any) -> dict[str, Any]:
@@ -294,10 +314,26 @@ class NewRun(foo.Operator):
             config = new_runs.config_from_form(ctx.dataset.name, ctx.params, ids, ctx.selected or [])
             started = new_runs.start(config)
         except ValflowError as refusal:
-            ctx.ops.notify(str(refusal), variant="error")
-            return {"refused": str(refusal)}
+            ctx.ops.notify(_why(refusal), variant="error")
+            return {"refused": _why(refusal)}
         ctx.ops.notify(started.message, variant="success" if started.flow_run else "warning")
         return {"flow_run": started.flow_run, "said": started.message}
+
+
+def _problem(ctx: Any) -> str | None:
+    """What is wrong with the form as far as it is filled in; None where nothing is, or too little is there to say."""
+    if not ctx.params.get("model") or not ctx.params.get("label_field") or ctx.dataset is None:
+        return None
+    try:
+        new_runs.config_from_form(ctx.dataset.name, {**ctx.params, "target": "all"})
+    except ConfigError as wrong:
+        return _why(wrong)
+    return None
+
+
+def _why(refusal: ValflowError) -> str:
+    """A refusal for a line or two of the App."""
+    return "; ".join(refusal.problems) if isinstance(refusal, ConfigError) else str(refusal)
 
 
 def _choices(labels: dict[str, str]) -> types.RadioGroup:
@@ -337,11 +373,16 @@ def _dialog(preview: dict[str, Any], reviewer: Any) -> str:
         "Label field": layout.code(preview.get("label_field")),
         "To be discarded": f"{layout.number(preview.get('undecided'))} undecided, "
         f"{layout.number(preview.get('rejected'))} rejected",
+        **({"Problem tags on them": _tagged(preview)} if preview.get("tagged") else {}),
         "Decided by": markdown_text(str(reviewer)),
         "Digest": layout.code(str(preview.get("digest"))[:12]),
     }
     head, *lines = [f"| {name} | {value} |" for name, value in rows.items()]
     return "\n".join([head, "|---|---|", *lines])
+
+
+def _tagged(preview: dict[str, Any]) -> str:
+    return ", ".join(f"{layout.number(n)} {markdown_text(name)}" for name, n in preview["tagged"].items())
 
 
 OPERATORS = (NewRun, ApproveLabels, RejectLabels, UndoAction, TagLabels, FinalizeLabels, RollBackRun)

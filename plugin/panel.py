@@ -255,6 +255,9 @@ class AutoLabeling(DrawnOnChange, RunsTab, ReviewTab, ApprovalTab, AuditPart, Ap
         if pointed == screen.get("pointed"):
             return False
         screen.put(pointed=pointed)
+        if screen.run is not None and screen.reviewer and screen.tab != DONE:
+            # A click that ends a selection may have been an action: this event draws from the state before it.
+            screen.put(**{"seen.undo": overview.undoable(str(screen.run), screen.reviewer)})
         return True
 
     def set_grid(self, ctx: Any, record: runs.Record, ranking: Ranking | None, reload: bool) -> None:

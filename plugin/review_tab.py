@@ -82,9 +82,9 @@ class ReviewTab:
     def change_mode(self, ctx: Any) -> None:
         """Patches, samples, correcting or drawing."""
         screen, mode = Screen(ctx), ctx.params["mode"]
-        self.leave_mode(ctx)  # type: ignore[attr-defined]
         if mode == DRAW:
             screen.named_reviewer()
+        self.leave_mode(ctx)  # type: ignore[attr-defined]
         # First the view on which editing is safe, then the form that makes it possible.
         screen.put(mode=mode, number=1)
         self.look_again(ctx)  # type: ignore[attr-defined]

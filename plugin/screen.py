@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from valflow import reviewing, runs
-from valflow.errors import SelectionError
+from valflow.errors import ActionIncomplete
 from valflow.label_types import APPROVED
 from valflow.ledger import UNDECIDED
 from valflow.reviewing import Shown
@@ -66,10 +66,10 @@ class Screen:
         """The reviewer's name.
 
         Raises:
-            SelectionError: nobody has typed one.
+            ActionIncomplete: nobody has typed one.
         """
         if not self.reviewer:
-            raise SelectionError(
+            raise ActionIncomplete(
                 "who does this? Type your name at the top of the panel and press Enter first"
             )
         return self.reviewer

@@ -114,8 +114,21 @@ def _spot_check(record: runs.Record, table: Sequence[dict[str, Any]]) -> tuple[b
         return True, certificates.in_words(certificate)
     return (
         True,
-        f"{audits.sentence(result)}, seed {result['seed']}, judged by {', '.join(result['reviewers'])}",
+        f"{audits.sentence(result)}, seed {result['seed']}, judged by {', '.join(result['reviewers'])}"
+        f"{_earlier_draws(run, audit)}",
     )
+
+
+def _earlier_draws(run: str, last: dict[str, Any]) -> str:
+    """What was drawn and judged before the last draw: to draw until the result is good would not go unseen."""
+    before = [
+        audits.sentence(audits.summary(a))
+        for a in audits.all_of(run)
+        if a["kind"] == audits.SPOT_CHECK
+        and a["_id"] != last["_id"]
+        and any(i["verdict"] for i in a["items"])
+    ]
+    return "".join(f"; an earlier draw: {sentence}" for sentence in before)
 
 
 def _completeness(record: runs.Record) -> tuple[bool, str]:

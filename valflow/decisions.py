@@ -54,7 +54,10 @@ class Decision:
 
 @dataclass(frozen=True)
 class Preview:
-    """What finalization would do now."""
+    """What finalization would do now.
+
+    ``tagged`` are the problem tags on labels that would become final.
+    """
 
     run: str
     label_field: str
@@ -62,6 +65,7 @@ class Preview:
     samples: int
     per_class: dict[str, int]
     by_source: dict[str, int]
+    tagged: dict[str, int]
     rejected: int
     undecided: int
     digest: str
@@ -364,9 +368,10 @@ def _freeze(record: runs.Record, reviewer: str) -> Preview:
     problem_tags.finish(record, dataset)
     freeze_labels(record, dataset, token, reviewer)
     run = record["run"]
-    (digest, labels, samples), table, per_class, by_source = database.side_by_side(
+    (digest, labels, samples), table, tagged, per_class, by_source = database.side_by_side(
         lambda: digest_of(record, token),
         lambda: ledger.class_table(run, record["thresholds"]),
+        lambda: ledger.problem_tag_counts(run, APPROVED),
         lambda: frozen_counts(run, token, "label"),
         lambda: frozen_counts(run, token, "source"),
     )
@@ -378,6 +383,7 @@ def _freeze(record: runs.Record, reviewer: str) -> Preview:
         samples=samples,
         per_class=per_class,
         by_source=by_source,
+        tagged=tagged,
         rejected=sum(r[REJECTED] for r in table),
         undecided=sum(r[ledger.UNDECIDED] for r in table),
         digest=digest,

@@ -72,6 +72,10 @@ class SelectionError(ValflowError):
     """A selection of labels is empty, or names something that does not exist."""
 
 
+class ActionIncomplete(SelectionError):
+    """A person must add something first; what is shown and selected still holds."""
+
+
 class AuditError(ValflowError):
     """A draw or a verdict cannot be accepted."""
 

@@ -238,12 +238,14 @@ def labels_by_action(run: str) -> dict[tuple[str, int], int]:
     return {**counts, **{("tag", g["_id"]): g["n"] for g in tags}}
 
 
-def problem_tag_counts(run: str) -> dict[str, int]:
-    """Number of labels by problem tag."""
+def problem_tag_counts(run: str, state: str | None = None) -> dict[str, int]:
+    """Number of labels by problem tag, of all labels or of those in a state."""
+    in_state: list[dict[str, Any]] = [] if state is None else [{"$match": {"labels.state": state}}]
     groups = database.ledger().aggregate(
         [
             {"$match": {"run": run, "labels.tags.0": {"$exists": True}}},
             {"$unwind": "$labels"},
+            *in_state,
             {"$unwind": "$labels.tags"},
             {"$group": {"_id": "$labels.tags.tag", "n": {"$sum": 1}}},
             {"$sort": {"n": -1, "_id": 1}},

@@ -27,7 +27,8 @@ def run_rows(dataset: str, limit: int = 50) -> list[dict[str, Any]]:
     """The runs of a dataset, latest first, as rows for people; counts of a run in review are of this moment.
 
     Returns:
-        Rows with ``run, name, state, model, field, predicted, approved, finalized, age, waits``.
+        Rows with ``run, name, state, model, field, predicted, approved, finalized, age, waits``, and ``moves``: whether
+        the pipeline is at work on it.
     """
     return [_row(record) for record in runs.list_runs(dataset, limit)]
 
@@ -87,6 +88,7 @@ def _row(record: runs.Record) -> dict[str, Any]:
         "finalized": counts.get("finalized", "–"),
         "age": age(record["created_at"]),
         "waits": waits_for(record),
+        "moves": is_moving(record),
     }
 
 

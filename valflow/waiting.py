@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 NO_DATASET = (
     "data     no dataset yet: load images with FiftyOne, or in a clone of valflow, in a second terminal:\n"
-    "         {python} -m examples.digits.scenes digits --scenes 60 --folder demo_output/digits"
+    "         {python} -m examples.digits.scenes mine --scenes 60 --folder demo_output/mine"
 )
 
 

@@ -98,6 +98,12 @@ CASES = {
     "spot check: judged wrong": Case(
         "spot_check", True, "1 wrong of 1: at most 100 % wrong", _judge_one_wrong
     ),
+    "spot check: drawn again after something wrong": Case(
+        "spot_check",
+        True,
+        "judged by ann; an earlier draw: 1 wrong of 1: at most 100 % wrong",
+        _in_turn(_judge_one_wrong, _approve(CATS), judge_all),
+    ),
     "spot check: all that were approved were wrong": Case(
         "spot_check", True, "nothing is approved", lambda run: judge_all(run, "bad_box")
     ),

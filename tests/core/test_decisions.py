@@ -58,10 +58,12 @@ def frozen_labels(run: str) -> dict[str, dict[str, Any]]:
 class TestPreview:
     def test_says_what_finalization_would_do(self, run: str) -> None:
         actions.reject(run, Selection(max_confidence=0.3), "ann")
+        actions.tag(run, "wrong_class", Selection(classes=("dog",)), "ann")
         preview = decisions.preview(run, "ann")
         assert (preview.labels, preview.samples, preview.rejected, preview.undecided) == (6, 3, 3, 3)
         assert preview.per_class == {"cat": 3, "dog": 3}
         assert preview.by_source == {"auto": 6}
+        assert preview.tagged == {"wrong_class": 3}
         assert [m.partition(":")[0] for m in preview.missing] == [
             "A random sample of approved labels was judged"
         ]

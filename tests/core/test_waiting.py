@@ -73,7 +73,7 @@ def test_an_empty_database_says_once_what_to_begin_with(
     waiting.look()
     waiting.close()
     assert [line.split(":")[0] for line in lines] == ["data     no dataset yet"]
-    assert "-m examples.digits.scenes digits" in lines[0]
+    assert "-m examples.digits.scenes mine" in lines[0]
     monkeypatch.undo()
     make_dataset(tmp_path)
     waiting = Waiting(lambda: mongod.uri, APP, lines.append)

@@ -104,7 +104,7 @@ def call(name: str, dataset: Any, ids: tuple[str, ...] = (), /, **params: Any) -
     return answer
 
 
-def form(name: str, dataset: Any, **params: Any) -> dict[str, Any]:
+def form(name: str, dataset: Any, /, **params: Any) -> dict[str, Any]:
     """The form of an operator as the browser gets it."""
     import fiftyone.operators as foo
     from fiftyone.operators.executor import ExecutionContext

@@ -93,6 +93,7 @@ class TestAudit:
     def test_a_page_is_never_confirmed_with_labels_selected(self, approval: Reviewer, run: str) -> None:
         some = approval.click("start_audit").grid[:1]
         assert "say why first" in approval.select("confirm_page", some).refusal()
+        assert not approval.was_asked("set_view")  # the next click would confirm them as correct
         assert len(audits.open_items(run)) == 6
 
     def test_only_what_was_on_the_page_is_confirmed(

@@ -106,10 +106,12 @@ def test_undo(dataset: Any, run: str) -> None:
 
 def test_finalize_from_the_operator_browser(dataset: Any, run: str) -> None:
     judge_all(run)
+    call("tag_labels", dataset, run=run, reviewer="ann", tag="ambiguous")
     shown = form("finalize_labels", dataset, run=run, reviewer="ann")
     digest = shown["type"]["properties"]["digest"]["default"]
     assert len(digest) == 64
     assert "Labels to be added" in str(shown)
+    assert "| Problem tags on them | 6 ambiguous |" in str(shown)
     call("finalize_labels", dataset, run=run, reviewer="ann", digest=digest)
     assert runs.load(run)["state"] == "REVIEWED"
 
@@ -127,6 +129,22 @@ class TestNewRun:
     def test_the_form_asks_for_the_settings(self, dataset: Any) -> None:
         asked = form("new_run", dataset)["type"]["properties"]
         assert set(asked) == {"target", "model", "label_field", "classes", "min_confidence", "name"}
+
+    @pytest.mark.parametrize(
+        ("filled_in", "expected"),
+        [
+            pytest.param({**NEW, "label_field": "my labels"}, "Python identifier", id="bad-field"),
+            pytest.param({"label_field": "my labels"}, None, id="no-model-yet"),
+            pytest.param({**NEW, "target": "selection"}, None, id="good"),
+        ],
+    )
+    def test_the_form_says_what_is_wrong(
+        self, dataset: Any, filled_in: dict[str, Any], expected: str | None
+    ) -> None:
+        asked = form("new_run", dataset, **filled_in)["type"]["properties"]
+        assert asked["label_field"]["default"] == filled_in["label_field"]
+        assert ("problem" in asked) == (expected is not None)
+        assert expected is None or expected in str(asked["problem"])
 
     def test_without_prefect_the_settings_are_kept(self, dataset: Any, tmp_path: Path) -> None:
         answer = call("new_run", dataset, **NEW)

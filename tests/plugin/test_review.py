@@ -38,6 +38,34 @@ class TestLooking:
         someone.click("refresh_runs")
         assert "12 / 12 / – labels" in someone.state["runs"]["rows"][0][1]
 
+    def test_a_new_run_is_looked_for_until_it_is_there(self, dataset: Any, run: str) -> None:
+        ann = Reviewer(dataset).click("on_load")
+        there = ann.state["run_keys"]
+        ann.state["run_keys"] = []  # as it was when the form was sent
+        ann.click("started", result={"flow_run": "1", "said": "started"})
+        assert (ann.state["run_keys"], ann.state["before_start"]) == (there, None)
+        ann.click("started", result={"flow_run": "2", "said": "its page"})
+        assert "A run was started" in ann.drawn()
+        assert "TimerView" in ann.drawn()
+        for _ in range(200):
+            ann.click("look_for_run")
+        assert "It is not here yet: its page" in ann.drawn()
+        assert "TimerView" not in ann.drawn()
+
+    def test_a_run_that_was_refused_says_why_and_keeps_what_was_filled_in(self, dataset: Any) -> None:
+        form = {"model": "pred", "label_field": "my labels", "name": None, "other": 1}
+        ann = Reviewer(dataset).click("on_load")
+        ann.click("started", result={"refused": "label_field: no"}, original_params=form)
+        assert "label_field: no" in ann.drawn()
+        assert "A run was started" not in ann.drawn()
+        [prompt] = ann.click("new_run").was_asked("prompt_user_for_operation")
+        assert prompt["params"] == {"model": "pred", "label_field": "my labels"}
+
+    def test_without_a_server_it_stays_on_the_screen_how_to_run_it(self, dataset: Any) -> None:
+        ann = Reviewer(dataset).click("on_load")
+        ann.click("started", result={"flow_run": None, "said": "valflow run pets.yaml runs them"})
+        assert "valflow run pets.yaml runs them" in ann.drawn()
+
     def test_new_run_opens_its_form(self, dataset: Any) -> None:
         [prompt] = Reviewer(dataset).click("on_load").click("new_run").was_asked("prompt_user_for_operation")
         assert prompt["operator_uri"] == "@valflow/auto-labeling/new_run"
@@ -197,9 +225,13 @@ class TestDeciding:
     @pytest.mark.parametrize("handler", ["approve", "reject", "undo", "undo_all", "undo_classes", "tag"])
     def test_nobody_decides_without_a_name(self, dataset: Any, run: str, handler: str) -> None:
         nobody = Reviewer(dataset).open(run)
-        before = entries(run)
-        assert "Type your name" in nobody.click(handler, tag="ambiguous").refusal()
+        before, some = entries(run), nobody.grid[:2]
+        nobody.select("on_change_selected", some)
+        assert "Type your name" in nobody.select(handler, some, tag="ambiguous").refusal()
         assert entries(run) == before
+        # What was selected still is: the same button would mean everything else.
+        assert not nobody.was_asked("set_view")
+        assert nobody.state["pointed"] == 2
         nobody.click("name_reviewer", value=" ann ").click("approve")
         assert actions.history_of(run)[-1]["actor"] == "ann"
 

@@ -243,11 +243,13 @@ def _judged(result: Result, record: dict[str, Any]) -> Result:
 
 def _dialog(preview: Any, record: dict[str, Any]) -> str:
     rows = [{"class": label, "labels to be added": n} for label, n in preview.per_class.items()]
+    tagged = ", ".join(f"{n} {name}" for name, n in preview.tagged.items())
     lines = [
         "Finalize Labels",
         f"  labels to be added  {preview.labels}  ({', '.join(f'{n} {s}' for s, n in preview.by_source.items())})",
         f"  samples affected    {preview.samples}",
         f"  label field         {record['dataset']}.{preview.label_field}",
+        *([f"  problem tags        {for_terminal(tagged)}"] if tagged else []),
         f"  to be discarded     {preview.undecided} undecided, {preview.rejected} rejected",
         f"  digest              {preview.digest}",
         *(f"  missing             {m}" for m in preview.missing),
@@ -265,6 +267,7 @@ def _preview_document(preview: Any) -> dict[str, Any]:
         "samples",
         "per_class",
         "by_source",
+        "tagged",
         "rejected",
         "undecided",
         "digest",
