@@ -248,23 +248,33 @@ def _free_place(dataset: Any, sample: str) -> Box:
     raise AssertionError("no free place")
 
 
+def fill_in(screen: Screen, values: dict[str, str]) -> Screen:
+    dialog = Screen(screen.page, screen.page.locator("[role=dialog]"))
+    for label, value in values.items():
+        dialog.type(label, value)
+        screen.page.wait_for_timeout(1000)  # the form is drawn anew after each
+    return dialog
+
+
+def send(dialog: Screen) -> None:
+    dialog.within.locator("button", has_text="Execute").click()
+
+
 def start_a_run(screen: Screen, dataset: Any) -> str:
     """Fill in the form, and wait until the run is suspended."""
     screen.page.locator("[data-cy=new-panel-btn]").first.click()
     screen.page.locator("[data-cy=new-panel-option-auto_labeling]").click()
     screen.sees("No labeling run of this dataset yet")
     screen.click("New run$", "What to label")
-    dialog = Screen(screen.page, screen.page.locator("[role=dialog]"))
-    values = {
-        "Model": "examples.digits.model:DigitDetector",
-        "Label field": "found",
-        "Name of the run": "by hand",
-    }
-    for label, value in values.items():
-        dialog.type(label, value)
-        screen.page.wait_for_timeout(1000)  # the form is drawn anew after each
-    dialog.within.locator("button", has_text="Execute").click()
-    screen.sees("the run waits for you here")
+    values = {"Model": "examples.digits.model:DigitDetektor", "Label field": "my labels"}
+    dialog = fill_in(screen, {**values, "Name of the run": "by hand"})
+    dialog.sees("expected a Python identifier")
+    dialog = fill_in(screen, {"Label field": "found"})
+    send(dialog)
+    screen.sees("Nothing was started")
+    screen.click("New run$", "What to label")  # what was filled in is there again
+    send(fill_in(screen, {"Model": "examples.digits.model:DigitDetector"}))
+    screen.sees("A run was started")
     eventually(lambda: [r["state"] for r in runs.list_runs(dataset.name)] == ["IN_REVIEW"], 240)
     [record] = runs.list_runs(dataset.name)
     eventually(lambda: bool(runs.load(record["run"]).get("suspended_in")), 60)
@@ -273,7 +283,7 @@ def start_a_run(screen: Screen, dataset: Any) -> str:
 
 def test_a_review_with_the_mouse(screen: Screen, scenes: Any) -> None:
     run = start_a_run(screen, scenes)
-    screen.click("Refresh", "waits for a reviewer")
+    screen.sees("waits for a reviewer")  # without a click
     screen.row("by hand")
     screen.button("Add \\d+ labels for approval").wait_for()
     review = Review(screen, run)
