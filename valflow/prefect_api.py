@@ -54,6 +54,7 @@ class FlowRunState:
     message: str | None = None
     since: datetime | None = None
     is_deployed: bool = False  # so that a worker can start it again
+    pool: str | None = None  # whose workers do
 
     @property
     def is_waiting(self) -> bool:
@@ -214,7 +215,12 @@ def _state_of(run: Mapping[str, Any]) -> FlowRunState:
     state = run.get("state") or {"type": "PENDING", "name": "Pending"}
     since = datetime.fromisoformat(state["timestamp"]) if state.get("timestamp") else None
     return FlowRunState(
-        state["type"], state["name"], state.get("message"), since, run["deployment_id"] is not None
+        kind=state["type"],
+        name=state["name"],
+        message=state.get("message"),
+        since=since,
+        is_deployed=run["deployment_id"] is not None,
+        pool=run.get("work_pool_name"),
     )
 
 

@@ -16,6 +16,7 @@ from valflow.config import DEFAULT_ATTEMPTS, LabelingConfig, duration
 from valflow.errors import IllegalTransition, RunBusy, StackError, ValflowError
 from valflow.lots import is_waiting
 from valflow.prefect_api import FlowRunState
+from valflow.schedules import POOL
 from valflow.states import STAGE_AFTER, TRANSITIONS, Event, State
 
 if TYPE_CHECKING:
@@ -126,9 +127,11 @@ def _lost_starts(records: Collection[dict[str, Any]], api: str, now: datetime) -
     for flow_run, name, starts, state in prefect_api.unfinished(api=api):
         if not state.is_deployed or state.since is None or _far(now, state.since, OLDEST_START):
             continue
-        span = SETTLED if state.kind == "CRASHED" else LONGEST_START
         of_it = {"$or": [{"flow_run_id": flow_run}, {"suspended_in": flow_run}]}
-        if not _far(now, state.since, span) or records.find_one(of_it, {"_id": 1}) is not None:
+        if (
+            not _far(now, state.since, _longest_start(state))
+            or records.find_one(of_it, {"_id": 1}) is not None
+        ):
             continue
         why = f"it is {state.name} in Prefect, and died before its run was on record"
         remedy = f"See flow run {flow_run} in Prefect and its logs, mend the cause, and start it again"
@@ -136,6 +139,14 @@ def _lost_starts(records: Collection[dict[str, Any]], api: str, now: datetime) -
         yield Step(
             name, kind, why, remedy, max(starts, 1), DEFAULT_ATTEMPTS, flow_run, {"since": state.since}
         )
+
+
+def _longest_start(flow: FlowRunState) -> timedelta:
+    """How long a flow run may be in its state before its run is on record."""
+    if flow.kind == "CRASHED":
+        return SETTLED
+    # A process of our own worker says soon that it runs; a container may wait for its image.
+    return STARTING if flow.kind == "PENDING" and flow.pool == POOL else LONGEST_START
 
 
 def plan(

@@ -27,9 +27,8 @@ DATASET = "chaos-stack"
 DATABASE = "chaos"
 # MongoDB writes its journal every tenth of a second.
 _JOURNALED = 0.2
-LIMIT = (
-    900.0  # seconds from one stop to the next; a flow run that hangs without a record is left alone for 600
-)
+# Seconds from one stop to the next; a flow run that says it runs, without a record, is left alone for 600.
+LIMIT = 900.0
 LABEL, REVIEW, DECIDE = "label", "review", "decide"
 
 

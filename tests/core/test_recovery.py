@@ -24,6 +24,7 @@ from tests.waiting import wait_until
 from valflow import database, decisions, prefect_api, promotion, recovery, rolling_back, runs
 from valflow.errors import PromotionError, RunBusy, StackError, StaleAttempt
 from valflow.prefect_api import FlowRunState
+from valflow.schedules import POOL
 
 LONG_AGO = timedelta(hours=1)
 DEAD = {"process": "elsewhere:1"}
@@ -42,8 +43,10 @@ def orphan(run: str, **changes: Any) -> runs.Record:
     return runs.load(run)
 
 
-def flow(kind: str, *, ago: timedelta = LONG_AGO, deployed: bool = True, name: str = "") -> FlowRunState:
-    return FlowRunState(kind, name or kind.title(), None, datetime.now(UTC) - ago, deployed)
+def flow(
+    kind: str, *, ago: timedelta = LONG_AGO, deployed: bool = True, name: str = "", pool: str | None = None
+) -> FlowRunState:
+    return FlowRunState(kind, name or kind.title(), None, datetime.now(UTC) - ago, deployed, pool)
 
 
 def steps_of(run: str, api: str | None = None, now: datetime | None = None) -> list[recovery.Step]:
@@ -127,6 +130,9 @@ def test_a_process_that_came_and_died_is_not_waited_for(dataset: Any) -> None:
         pytest.param(flow("CRASHED", ago=-LONG_AGO / 60), 1, "start", id="crashed-before-the-clock-was-set-back"),
         pytest.param(flow("RUNNING"), 1, "start", id="says-that-it-runs"),
         pytest.param(flow("RUNNING", ago=timedelta(minutes=5)), 1, None, id="looks-at-its-data-perhaps"),
+        pytest.param(flow("PENDING", ago=timedelta(minutes=5)), 1, None, id="its-image-is-fetched-perhaps"),
+        pytest.param(flow("PENDING", ago=timedelta(minutes=5), pool=POOL), 1, "start", id="has-no-process"),
+        pytest.param(flow("PENDING", ago=timedelta(minutes=1), pool=POOL), 1, None, id="may-just-start"),
         pytest.param(flow("CRASHED", deployed=False), 1, None, id="no-worker-can-start-it"),
         pytest.param(flow("CRASHED", ago=timedelta(days=2)), 1, None, id="of-the-day-before-yesterday"),
         pytest.param(flow("CRASHED"), 4, "tell", id="too-many-starts"),
