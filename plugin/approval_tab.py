@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import fiftyone.operators.types as types
@@ -14,8 +13,15 @@ from valflow.states import State
 
 from . import layout
 from .answers import told
+from .operators import plain
 from .review_tab import pointed_number
 from .screen import AUDIT, LOOK_EVERY, PATCHES, Screen
+
+# What a person can do in the panel about an item of the checklist.
+_HERE = {
+    "spot_check": "; draw and judge one below",
+    "issues": "; leave one: in *Review* choose the class, write a note, and press a tag",
+}
 
 
 class ApprovalTab:
@@ -46,9 +52,7 @@ class ApprovalTab:
         """Freeze what is approved now and ask for a confirmation of exactly that."""
         screen = Screen(ctx)
         reviewer, record = screen.named_reviewer(), screen.record()
-        preview = asdict(decisions.preview(record["run"], reviewer))
-        preview.pop("class_table")
-        preview.pop("checklist")
+        preview = plain(decisions.preview(record["run"], reviewer))
         ctx.prompt(
             "@valflow/auto-labeling/finalize_labels",
             params={
@@ -116,18 +120,9 @@ class ApprovalTab:
         for item in screen.get("checklist", []):
             mark = "✓" if item["ok"] else "✗" if item["required"] else "○"
             must = " *(required)*" if item["required"] and not item["ok"] else ""
-            lines.append(f"- {mark} **{item['title']}**{must}: {_with_commands(item['evidence'])}")
+            here = "" if item["ok"] else _HERE.get(item["item"], "")
+            lines.append(f"- {mark} **{item['title']}**{must}: {markdown_text(item['found'])}{here}")
         panel.md("\n".join(lines), name="checklist_text")
-
-
-def _with_commands(text: str) -> str:
-    """Text of data with the commands that it names in backticks as code."""
-    parts = []
-    for number, part in enumerate(text.split("`")):
-        shown = layout.code(part) if number % 2 else markdown_text(part)
-        before, after = (" " if end.isspace() and not number % 2 else "" for end in (part[:1], part[-1:]))
-        parts.append(f"{before}{shown}{after}")
-    return "".join(parts).strip()
 
 
 def _fate(record: runs.Record) -> str:

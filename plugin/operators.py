@@ -9,7 +9,7 @@ from typing import Any
 import fiftyone.operators as foo
 import fiftyone.operators.types as types
 
-from valflow import actions, decisions, mirroring, new_runs, resuming, reviewing, runs, undoing
+from valflow import actions, checklist, decisions, mirroring, new_runs, resuming, reviewing, runs, undoing
 from valflow.errors import ConfigError, DecisionRefused, RunNotFound, SelectionError, ValflowError
 from valflow.label_types import PROBLEM_TAGS
 from valflow.review_page import markdown_text
@@ -195,7 +195,7 @@ class FinalizeLabels(_OnRun):
             if not run or not reviewer:
                 return super().resolve_input(ctx)
             try:
-                preview = _plain(decisions.preview(run, reviewer))
+                preview = plain(decisions.preview(run, reviewer))
             except ValflowError as refusal:
                 return _impossible(str(refusal))
             # Shown, not set: a call without the digest of what it saw confirms nothing.
@@ -348,9 +348,10 @@ def _in_review(ctx: Any) -> list[runs.Record]:
     return [r for r in found if r["state"] == State.IN_REVIEW.value]
 
 
-def _plain(preview: decisions.Preview) -> dict[str, Any]:
-    """A preview as the dialog needs it."""
-    return {k: v for k, v in asdict(preview).items() if k not in ("class_table", "checklist")}
+def plain(preview: decisions.Preview) -> dict[str, Any]:
+    """A preview as the dialog needs it; nobody types commands there."""
+    values = {k: v for k, v in asdict(preview).items() if k not in ("class_table", "checklist")}
+    return values | {"missing": preview.missing and checklist.missing(preview.checklist, told="found")}
 
 
 def _impossible(why: str) -> types.Property:

@@ -77,7 +77,8 @@ class RunsTab:
 
     @told
     def refresh_runs(self, ctx: Any) -> None:
-        """Look again."""
+        """Look again; what was said about a start has been read."""
+        Screen(ctx).put(refused=None, said=None)
         self.show_runs(ctx)
 
     def render_runs(self, panel: types.Object, screen: Screen) -> None:

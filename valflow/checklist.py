@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from valflow import actions, audits, certificates, completeness, ledger, runs
 from valflow.label_types import APPROVED, INVALID, PROBLEM_TAGS, REJECTED
@@ -12,8 +12,16 @@ from valflow.label_types import APPROVED, INVALID, PROBLEM_TAGS, REJECTED
 DECIDING = ("approve", "reject", "reset", "judge")
 
 
+class _Answer(NamedTuple):
+    """Whether it is so, what was found, and what a person can do about it in a terminal."""
+
+    ok: bool
+    found: str
+    command: str = ""
+
+
 def evidence(record: runs.Record, table: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The items, each with ``item, title, ok, required, evidence``.
+    """The items, each with ``item, title, ok, required, found, evidence``: what was found, and with the command.
 
     Args:
         record: the run.
@@ -21,23 +29,30 @@ def evidence(record: runs.Record, table: Sequence[dict[str, Any]]) -> list[dict[
     """
     required = record["config"]["review"]["checklist"]
     answers = {
-        "reviewed": ("Labels were reviewed", *_reviewed(record, table)),
-        "problems": ("Problems were tagged", *_problems(record, table)),
-        "spot_check": ("A random sample of approved labels was judged", *_spot_check(record, table)),
-        "thresholds": ("Thresholds are written down", *_thresholds(record)),
-        "issues": ("Systematic issues were noted per class", *_issues(record, table)),
+        "reviewed": ("Labels were reviewed", _reviewed(record, table)),
+        "problems": ("Problems were tagged", _problems(record, table)),
+        "spot_check": ("A random sample of approved labels was judged", _spot_check(record, table)),
+        "thresholds": ("Thresholds are written down", _thresholds(record)),
+        "issues": ("Systematic issues were noted per class", _issues(record, table)),
     }
     if completeness.is_wanted(record):
-        answers["completeness"] = ("Random images were searched for missing objects", *_completeness(record))
+        answers["completeness"] = ("Random images were searched for missing objects", _completeness(record))
     return [
-        {"item": item, "title": title, "ok": ok, "required": item in required, "evidence": text}
-        for item, (title, ok, text) in answers.items()
+        {
+            "item": item,
+            "title": title,
+            "ok": answer.ok,
+            "required": item in required,
+            "found": answer.found,
+            "evidence": "; ".join(filter(None, (answer.found, answer.command))),
+        }
+        for item, (title, answer) in answers.items()
     ]
 
 
-def missing(items: list[dict[str, Any]]) -> list[str]:
-    """What is required and not there, in words."""
-    return [f"{i['title']}: {i['evidence']}" for i in items if i["required"] and not i["ok"]]
+def missing(items: Sequence[dict[str, Any]], *, told: str = "evidence") -> list[str]:
+    """What is required and not there, in words; with ``told="found"`` without commands."""
+    return [f"{i['title']}: {i[told]}" for i in items if i["required"] and not i["ok"]]
 
 
 def reviewer_statistics(run: str) -> dict[str, dict[str, int]]:
@@ -74,45 +89,49 @@ def issue_notes(run: str) -> dict[str, list[str]]:
     return {label: list(dict.fromkeys(texts)) for label, texts in notes.items()}
 
 
-def _reviewed(record: runs.Record, table: Sequence[dict[str, Any]]) -> tuple[bool, str]:
+def _reviewed(record: runs.Record, table: Sequence[dict[str, Any]]) -> _Answer:
     undecided = sum(r[ledger.UNDECIDED] for r in table)
     people = reviewer_statistics(record["run"])
     by = "; ".join(
         f"{name}: " + ", ".join(f"{n} {what}" for what, n in counts.items())
         for name, counts in people.items()
     )
-    return undecided == 0, f"{undecided} labels undecided; {by or 'no person has decided a label yet'}"
+    return _Answer(
+        undecided == 0, f"{undecided} labels undecided; {by or 'no person has decided a label yet'}"
+    )
 
 
-def _problems(record: runs.Record, table: Sequence[dict[str, Any]]) -> tuple[bool, str]:
+def _problems(record: runs.Record, table: Sequence[dict[str, Any]]) -> _Answer:
     tags = ledger.problem_tag_counts(record["run"])
     bad = sum(r[REJECTED] + r[INVALID] for r in table)
     text = ", ".join(f"{n} {tag}" for tag, n in tags.items()) or "no label carries a problem tag"
-    return bool(tags) or bad == 0, f"{text}; {bad} labels rejected or invalid"
+    return _Answer(bool(tags) or bad == 0, f"{text}; {bad} labels rejected or invalid")
 
 
-def _spot_check(record: runs.Record, table: Sequence[dict[str, Any]]) -> tuple[bool, str]:
+def _spot_check(record: runs.Record, table: Sequence[dict[str, Any]]) -> _Answer:
     run, certificate = record["run"], record.get("certificate") or {}
     if certificate.get("state") != certificates.AUDIT and not sum(r[APPROVED] for r in table):
-        return True, "nothing is approved, so there is nothing to check"
+        return _Answer(True, "nothing is approved, so there is nothing to check")
     audit = audits.latest(run)
     if audit is None:
-        return False, f"none was drawn; draw one with `valflow audit {run}`"
+        return _Answer(False, "none was drawn", f"draw one with `valflow audit {run}`")
     result = audits.summary(audit)
     if result["judged"] < result["drawn"]:
-        return (
+        return _Answer(
             False,
-            f"{result['judged']} of {result['drawn']} verdicts are there; give them with `valflow audit {run}`",
+            f"{result['judged']} of {result['drawn']} verdicts are there",
+            f"give them with `valflow audit {run}`",
         )
     since = audits.uncovered(record, audit)
     if since:
-        return (
+        return _Answer(
             False,
-            f"{since} approved labels are not covered by the draw; draw again with `valflow audit {run}`",
+            f"{since} approved labels are not covered by the draw",
+            f"draw again with `valflow audit {run}`",
         )
     if audit["kind"] == audits.CERTIFICATE:
-        return True, certificates.in_words(certificate)
-    return (
+        return _Answer(True, certificates.in_words(certificate))
+    return _Answer(
         True,
         f"{audits.sentence(result)}, seed {result['seed']}, judged by {', '.join(result['reviewers'])}"
         f"{_earlier_draws(run, audit)}",
@@ -131,35 +150,39 @@ def _earlier_draws(run: str, last: dict[str, Any]) -> str:
     return "".join(f"; an earlier draw: {sentence}" for sentence in before)
 
 
-def _completeness(record: runs.Record) -> tuple[bool, str]:
+def _completeness(record: runs.Record) -> _Answer:
     result = completeness.summary_of(record["run"])
     if result is None:
-        return True, "the run has no images to look at"
+        return _Answer(True, "the run has no images to look at")
     if result["upper_bound"] is None:
-        return False, f"{result['sentence']}; judge them with `valflow audit {record['run']} --completeness`"
-    return True, f"{result['sentence']}, seed {result['seed']}, judged by {', '.join(result['reviewers'])}"
+        return _Answer(
+            False, result["sentence"], f"judge them with `valflow audit {record['run']} --completeness`"
+        )
+    return _Answer(
+        True, f"{result['sentence']}, seed {result['seed']}, judged by {', '.join(result['reviewers'])}"
+    )
 
 
-def _thresholds(record: runs.Record) -> tuple[bool, str]:
+def _thresholds(record: runs.Record) -> _Answer:
     thresholds = record["thresholds"]
     certificate = record.get("certificate")
     if certificate:
-        return True, certificates.promise_in_words(certificate)
+        return _Answer(True, certificates.promise_in_words(certificate))
     if thresholds["default"] is None:
-        return True, "review_all: no label was approved without a person"
+        return _Answer(True, "review_all: no label was approved without a person")
     special = "".join(f", {label}: {value:g}" for label, value in thresholds["per_class"].items())
-    return True, f"fixed at {thresholds['default']:g}{special}"
+    return _Answer(True, f"fixed at {thresholds['default']:g}{special}")
 
 
-def _issues(record: runs.Record, table: Sequence[dict[str, Any]]) -> tuple[bool, str]:
+def _issues(record: runs.Record, table: Sequence[dict[str, Any]]) -> _Answer:
     notes = issue_notes(record["run"])
     if notes:
-        return True, "; ".join(f"{label}: {' / '.join(texts)}" for label, texts in notes.items())
+        return _Answer(True, "; ".join(f"{label}: {' / '.join(texts)}" for label, texts in notes.items()))
     rejected = [f"{r['label']} ({r[REJECTED]} rejected)" for r in table if r[REJECTED]]
     if not rejected:
-        return True, "no class has rejected labels"
-    return (
+        return _Answer(True, "no class has rejected labels")
+    return _Answer(
         False,
-        f"no note yet on {', '.join(rejected[:10])}; leave one with "
-        f"`valflow tag RUN {PROBLEM_TAGS[0]} --class C --note TEXT`",
+        f"no note yet on {', '.join(rejected[:10])}",
+        f"leave one with `valflow tag {record['run']} {PROBLEM_TAGS[0]} --class CLASS --note TEXT`",
     )

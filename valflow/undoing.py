@@ -72,6 +72,8 @@ def undo(run: str, reviewer: str, *, own: bool = False) -> ActionResult:
         changed = problem_tags.withdraw(record["run"], target)
     else:
         changed = label_states.restore(record["run"], target, seq)
+        if seq > target + 1:  # somebody may have decided since, even after this action was chosen
+            label_states.take_out_below(record["run"], target)
     if last["event"] == JUDGE_IMAGES:
         changed = problem_tags.withdraw(record["run"], target)
     if last["event"] in ("judge", JUDGE_IMAGES):

@@ -234,6 +234,19 @@ class TestDecide:
         assert actions.tag("latest", "poor_bbox", EVERYTHING, "ann").run == run
 
 
+def test_an_action_that_was_overtaken_while_it_was_taken_back_does_not_come_back(run: str) -> None:
+    everything = Selection(all=True)
+    before = {i: e["state"] for i, e in entries(run).items()}
+    approved = actions.approve(run, everything, "ann").seq
+    rejected = actions.reject(run, everything, "bob")
+    # Ann's undo had begun when Bob rejected: what it takes back lies below by now.
+    label_states.restore(run, approved, rejected.seq + 1)
+    label_states.take_out_below(run, approved)
+    assert counts(run)["rejected"] == 12
+    assert undoing.undo(run, "bob").changed == 12
+    assert {i: e["state"] for i, e in entries(run).items()} == before
+
+
 class TestUndo:
     def test_takes_back_one_action_after_the_other(self, run: str, dataset: Any) -> None:
         levels = [states(run)]

@@ -135,10 +135,9 @@ class TestAudit:
         assert len(approval.click("start_audit").grid) == 7
 
 
-def test_the_checklist_shows_commands_as_code(approval: Reviewer, run: str) -> None:
-    [text] = [line for line in approval.drawn().split("\\n") if "valflow audit" in line]
-    assert f"`valflow audit {run}`" in text
-    assert "\\`" not in text
+def test_the_checklist_says_what_to_do_here(approval: Reviewer) -> None:
+    assert "none was drawn; draw and judge one below" in approval.drawn()
+    assert "valflow audit" not in approval.drawn()
 
 
 class TestJudgingOneByOne:
