@@ -125,7 +125,7 @@ def decide(
     run: str,
     query: Mapping[str, Any],
     entry: Mapping[str, Any],
-    standing: Standing,
+    now: Standing,
     state: str,
     action: int,
 ) -> None:
@@ -138,11 +138,11 @@ def decide(
         run: key of the run.
         query: which documents may hold such entries.
         entry: which entries, as a query on one.
-        standing: what they are now.
+        now: what they are; see ``standing``.
         state: the new state.
         action: the action that brings them there.
     """
-    for part in _parts(standing.before):
+    for part in _parts(now.before):
         change: dict[str, Any] = {"dirty": action}
         stack, filters = {}, []
         for number, was in enumerate(part):
@@ -150,7 +150,7 @@ def decide(
             change |= {f"labels.$[{name}].state": state, f"labels.$[{name}].action": action}
             stack[f"labels.$[{name}].prev"] = {"$each": [was], "$position": 0}
             filters.append(array_filter(name, {"$and": [entry, was]}))
-        update_entries(run, query, {"$set": change, "$push": stack}, filters, standing.possible)
+        update_entries(run, query, {"$set": change, "$push": stack}, filters, now.possible)
 
 
 def restore(run: str, action: int, undo: int) -> int:
