@@ -190,7 +190,7 @@ def withdraw(record: runs.Record, why: str) -> None:
     )
     for action in own:
         label_states.restore(record["run"], action, seq)
-        label_states.take_out_below(record["run"], action)
+        label_states.take_out_below(record["run"], action, seq)
     mirroring.mirror_soon(record, database.dataset_of(record))
     database.actions().update_many(
         {"run": record["run"], "seq": {"$in": own}, "undone_by": None}, {"$set": {"undone_by": seq}}

@@ -184,11 +184,15 @@ def restore(run: str, action: int, undo: int) -> int:
     return labels
 
 
-def take_out_below(run: str, action: int) -> None:
+def take_out_below(run: str, action: int, undo: int) -> None:
     """Take an action out of the stacks of entries that a later one has decided: its undo must not bring it back."""
+    change = {
+        "$pull": {"labels.$[l].prev": {"action": action}},
+        "$push": {"labels.$[l].returned": {"of": action, "at": undo}},
+    }
     database.ledger().update_many(
         {"run": run, "labels.prev.action": action},
-        {"$pull": {"labels.$[l].prev": {"action": action}}},
+        change,
         array_filters=[{"l.prev.action": action}],
     )
 

@@ -158,12 +158,15 @@ def _unmark(documents: Sequence[dict[str, Any]]) -> None:
         unchanged = {"_id": {"$in": [d["_id"] for d in written]}, "dirty": action}
         done = database.ledger().update_many(unchanged, {"$unset": {"dirty": ""}})
         if done.modified_count < len(written):
-            _mark_overwritten(written, action)
+            _mark_overwritten(written)
 
 
-def _mark_overwritten(written: Sequence[dict[str, Any]], action: int) -> None:
-    """Mark those again of which another process has written a later state, before this one wrote an older."""
-    query = {"_id": {"$in": [d["_id"] for d in written]}, "dirty": {"$exists": False}}
+def _mark_overwritten(written: Sequence[dict[str, Any]]) -> None:
+    """Mark those again of which another process has written a later state, before this one wrote an older.
+
+    With a mark that nobody has: the other one may be about to take its own off, and would not look again.
+    """
+    query = {"_id": {"$in": [d["_id"] for d in written]}}
     now = {d["_id"]: d for d in database.ledger().aggregate([{"$match": query}, _IDS_BY_TAG])}
     late = [
         d["_id"]
@@ -171,8 +174,7 @@ def _mark_overwritten(written: Sequence[dict[str, Any]], action: int) -> None:
         if d["_id"] in now and {**d, "dirty": None} != {**now[d["_id"]], "dirty": None}
     ]
     if late:
-        query = {"_id": {"$in": late}, "dirty": {"$exists": False}}
-        database.ledger().update_many(query, {"$set": {"dirty": action}})
+        database.ledger().update_many({"_id": {"$in": late}}, {"$set": {"dirty": ObjectId()}})
 
 
 def _ids_by_tag() -> Expression:

@@ -73,7 +73,7 @@ def undo(run: str, reviewer: str, *, own: bool = False) -> ActionResult:
     else:
         changed = label_states.restore(record["run"], target, seq)
         if seq > target + 1:  # somebody may have decided since, even after this action was chosen
-            label_states.take_out_below(record["run"], target)
+            label_states.take_out_below(record["run"], target, seq)
     if last["event"] == JUDGE_IMAGES:
         changed = problem_tags.withdraw(record["run"], target)
     if last["event"] in ("judge", JUDGE_IMAGES):

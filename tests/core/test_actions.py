@@ -241,7 +241,7 @@ def test_an_action_that_was_overtaken_while_it_was_taken_back_does_not_come_back
     rejected = actions.reject(run, everything, "bob")
     # Ann's undo had begun when Bob rejected: what it takes back lies below by now.
     label_states.restore(run, approved, rejected.seq + 1)
-    label_states.take_out_below(run, approved)
+    label_states.take_out_below(run, approved, rejected.seq + 1)
     assert counts(run)["rejected"] == 12
     assert undoing.undo(run, "bob").changed == 12
     assert {i: e["state"] for i, e in entries(run).items()} == before

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bson import ObjectId
 
 from tests.builders import draw_label, entries, ids_where, labels_in, make_dataset, make_run
 from valflow import actions, app_edits, database, mirroring, own_writes, runs, undoing
+from valflow.own_writes import Stamp
 from valflow.reviewing import Shown
 from valflow.selections import Selection
 
@@ -149,4 +151,27 @@ class TestMirroring:
         monkeypatch.setattr(mirroring, "_write_tags", overtaken)
         actions.approve(run, Selection(label_ids=(label,)), "ann")
         assert entries(run)[label]["state"] == "rejected"
+        assert shown_states(run, dataset)
+
+    def test_an_older_state_written_between_a_later_write_and_its_end(
+        self, run: str, dataset: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A process that stood still has read the older state, and writes it just then."""
+        label = ids_where(run, state="undecided")[0]
+        sample_id = ObjectId(entries(run)[label]["sample_id"])
+        mirroring.mark(run, [sample_id], 1)
+        older = {"$match": {"run": run, "sample_id": sample_id}}
+        read = list(database.ledger().aggregate([older, mirroring._IDS_BY_TAG]))
+        unmark = mirroring._unmark
+
+        def overtaken(documents: Any) -> None:
+            monkeypatch.setattr(mirroring, "_unmark", unmark)
+            path, samples = f"{FIELD}.detections", database.samples_of(dataset)
+            mirroring._write_tags(samples, path, read, Stamp.take(run))
+            unmark(read)
+            unmark(documents)
+
+        monkeypatch.setattr(mirroring, "_unmark", overtaken)
+        actions.approve(run, Selection(label_ids=(label,)), "ann")
+        assert entries(run)[label]["state"] == "approved"
         assert shown_states(run, dataset)
