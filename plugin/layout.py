@@ -8,7 +8,7 @@ import fiftyone.operators.types as types
 
 # The App's tables demand a minimum width otherwise, and are clipped on half a screen.
 # Headings keep their words whole; cells may break theirs.
-_NARROW = {
+_NARROW: dict[str, dict[str, Any]] = {
     "table": {
         "sx": {"minWidth": 0, "& td, & th": {"px": 0.75}, "& th": {"overflowWrap": "normal"}},
         "size": "small",
@@ -32,9 +32,11 @@ def page(panel: types.Object) -> types.Property:
     return types.Property(panel, view=view)
 
 
-def table(columns: dict[str, str], **kwargs: Any) -> types.TableView:
-    """An empty table with these columns, by key."""
-    view = types.TableView(componentsProps=_NARROW, **kwargs)
+def table(columns: dict[str, str], *, first: str = "auto", **kwargs: Any) -> types.TableView:
+    """An empty table with these columns, by key; ``first`` is the least width of the first one."""
+    style = _NARROW["table"]["sx"] | {"& td:first-of-type": {"minWidth": first}}
+    props = {"table": {**_NARROW["table"], "sx": style}}
+    view = types.TableView(componentsProps=props, **kwargs)
     for key, label in columns.items():
         view.add_column(key, label=label)
     return view

@@ -91,7 +91,7 @@ class RunsTab:
         if not screen.get("run_keys"):
             panel.md("No labeling run of this dataset yet.", name="no_runs")
             return
-        panel.obj("runs", view=layout.table(_COLUMNS, on_click_row=self.open_run))
+        panel.obj("runs", view=layout.table(_COLUMNS, first="4.5rem", on_click_row=self.open_run))
         panel.md("Click a run to open it.", name="hint")
 
     def _render_start(self, panel: types.Object, screen: Screen) -> None:
