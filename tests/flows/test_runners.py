@@ -117,7 +117,7 @@ def test_a_shard_whose_worker_is_killed_is_taken_up_again(
     assert int(mark.read_text()) != os.getpid()
     undisturbed = labels_of(configure("undisturbed", model={"kind": "python", "path": "tests.models:Corner"}))
     assert found == undisturbed
-    [run] = {d["run"] for d in database.ledger().find({"run": {"$regex": "^killed_run"}})}
+    [run] = {d["run"] for d in database.ledger().find({"run": {"$regex": f"^killed_run.*_{kind}$"}})}
     assert ledger.total(run) == 12
     assert len(database.ledger().distinct("labels._id", {"run": run})) == 12
 
