@@ -121,7 +121,9 @@ class ApprovalTab:
             mark = "✓" if item["ok"] else "✗" if item["required"] else "○"
             must = " *(required)*" if item["required"] and not item["ok"] else ""
             here = "" if item["ok"] else _HERE.get(item["item"], "")
-            lines.append(f"- {mark} **{item['title']}**{must}: {markdown_text(item['found'])}{here}")
+            # What cannot be done here is told with its command.
+            text = item["found"] if here else item["evidence"]
+            lines.append(f"- {mark} **{item['title']}**{must}: {markdown_text(text)}{here}")
         panel.md("\n".join(lines), name="checklist_text")
 
 

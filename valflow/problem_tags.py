@@ -158,6 +158,7 @@ def _write(
 
 @collector.paused()
 def _put_on(record: dict[str, Any], dataset: Any, tagging: dict[str, Any], alive: Callable[[], None]) -> None:
+    """Put the tag of an action on its labels and their samples, in batches."""
     name, action = tagging["selector"]["tag"], tagging["seq"]
     path = review_type_of(record).list_path(record["staging_field"])
     samples, stamp = database.samples_of(dataset), Stamp.take(record["run"])
