@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -93,6 +95,7 @@ class Ours:
         paths: of the images.
         meter: of the CPU.
         batch_size: images at once.
+        beside: what reads and writes beside the model.
         found: the labels of the last run.
     """
 
@@ -100,6 +103,7 @@ class Ours:
     paths: list[str]
     meter: Meter
     batch_size: int | str
+    beside: str = "auto"
     found: Found = field(default_factory=dict)
 
     def run(self) -> Cost:
@@ -115,7 +119,7 @@ class Ours:
                 "model": dict(self.model),
                 "batch_size": self.batch_size,
                 "min_confidence": 0.0,
-                "shard_size": 512,
+                "runner": {"beside": self.beside},
                 "output_dir": str(self.meter.folder / "runs"),
             }
         )
@@ -124,8 +128,9 @@ class Ours:
         record = opening.prepare(runs.load(run), dataset)
 
         def label() -> None:
-            for shard in range(record["target"]["shards"]):
-                inference.infer_shard(run, shard)
+            # As the flow has them at work.
+            with ThreadPoolExecutor(config.runner.shards_at_a_time) as pool:
+                list(pool.map(partial(inference.infer_shard, run), range(record["target"]["shards"])))
 
         cost = timed(self.meter, label)
         record = inference.finish_inference(runs.load(run))

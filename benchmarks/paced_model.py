@@ -10,10 +10,11 @@ import numpy as np
 from fiftyone.core.models import Model
 
 _MATRIX = np.random.default_rng(0).random((160, 160), np.float32)
+_ROW = np.random.default_rng(0).random(1000, np.float32)
 
 
 def find(
-    images: list[Any], seconds: float = 0.0, labels: int = 5, computing: bool = False
+    images: list[Any], seconds: float = 0.0, labels: int = 5, way: str = "waits"
 ) -> list[list[dict[str, Any]]]:
     """A plain function of images: boxes in a row on each, one image after the other.
 
@@ -21,16 +22,16 @@ def find(
         images: which are not looked at.
         seconds: per image.
         labels: per image.
-        computing: whether it keeps a core busy with a fixed number of products, or waits.
+        way: in which it spends them: ``computes`` large products, ``launches`` many small operations, between
+            each of which it gives the interpreter's lock away, or ``waits``.
     """
     width = 1 / (labels + 1)
     found = []
     for _ in images:
-        if computing:
-            for _ in range(_products_in(seconds)):
-                _MATRIX @ _MATRIX
-        elif seconds:
+        if way == "waits":
             time.sleep(seconds)
+        else:
+            _WORK[way](_rounds_in(seconds, way))
         found.append(
             [
                 {"label": "thing", "bounding_box": [i * width, 0.1, width, 0.5], "confidence": 0.9}
@@ -84,19 +85,30 @@ class PacedModel(Model):
         ]
 
 
-_known: dict[float, int] = {}
-
-
-def _products_in(seconds: float) -> int:
-    """The number of products that takes so long where nothing disturbs; found once, the same for all ways."""
-    if seconds not in _known:
-        each = min(_time_of(20) for _ in range(20)) / 20
-        _known[seconds] = max(1, round(seconds / each))
-    return _known[seconds]
-
-
-def _time_of(products: int) -> float:
-    begin = time.perf_counter()
-    for _ in range(products):
+def _compute(rounds: int) -> None:
+    for _ in range(rounds):
         _MATRIX @ _MATRIX
+
+
+def _launch(rounds: int) -> None:
+    found = _ROW
+    for _ in range(rounds):
+        found = found * _ROW
+
+
+_WORK = {"computes": _compute, "launches": _launch}
+_known: dict[tuple[float, str], int] = {}
+
+
+def _rounds_in(seconds: float, way: str) -> int:
+    """The rounds that take so long where nothing disturbs; found once, the same for all that are compared."""
+    if (seconds, way) not in _known:
+        each = min(_time_of(way) for _ in range(20)) / 20
+        _known[seconds, way] = max(1, round(seconds / each))
+    return _known[seconds, way]
+
+
+def _time_of(way: str) -> float:
+    begin = time.perf_counter()
+    _WORK[way](20)
     return time.perf_counter() - begin

@@ -17,9 +17,9 @@ def runner_of(config: RunnerConfig) -> AbstractContextManager[TaskRunner[Any]]:
         ImportError: the extra of this kind is not installed, which the checks before a run have told.
     """
     if config.kind == "thread":
-        return ThreadPoolTaskRunner(max_workers=config.workers)
+        return ThreadPoolTaskRunner(max_workers=config.shards_at_a_time)
     if config.kind == "process":
-        return ProcessPoolTaskRunner(max_workers=config.workers)
+        return ProcessPoolTaskRunner(max_workers=config.shards_at_a_time)
     return _on_dask(config) if config.kind == "dask" else _on_ray(config)
 
 
@@ -30,11 +30,11 @@ def _on_dask(config: RunnerConfig) -> AbstractContextManager[TaskRunner[Any]]:
         return DaskTaskRunner(address=config.address)
     # A process each: models are not safe to share between threads. No dashboard, which would open a port.
     return DaskTaskRunner(
-        cluster_kwargs={"n_workers": config.workers, "threads_per_worker": 1, "dashboard_address": None}
+        cluster_kwargs={"n_workers": config.shards_at_a_time, "threads_per_worker": 1, "dashboard_address": None}
     )
 
 
 def _on_ray(config: RunnerConfig) -> AbstractContextManager[TaskRunner[Any]]:
     from tasks.rays import ray_at, ray_here
 
-    return ray_here(config.workers) if config.address is None else ray_at(config.address)
+    return ray_here(config.shards_at_a_time) if config.address is None else ray_at(config.address)

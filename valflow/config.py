@@ -81,14 +81,27 @@ class RunnerConfig(Section):
         "thread",
         description="thread: in the run's process; process: in several here; dask, ray: on a cluster",
     )
-    workers: Count = Field(
-        1, le=256, description="Shards at a time; threads share the model, processes have one each"
+    workers: Count | None = Field(
+        None,
+        le=256,
+        description="Shards at a time; threads share the model, which answers one at a time, processes have one "
+        "each; empty: 2 threads, so that one reads while the other predicts, or 1 process",
     )
+    beside: Literal["auto", "thread", "process"] = Field(
+        "auto",
+        description="What reads images and writes labels beside a model; auto: processes where it is on a GPU",
+    )
+    readers: Count | None = Field(None, le=64, description="Processes that read beside a model")
     address: str | None = Field(
         None,
         min_length=1,
         description="Of a Dask scheduler or a Ray; empty starts a cluster of processes here",
     )
+
+    @property
+    def shards_at_a_time(self) -> int:
+        """``workers``, or what is meant where they are left out."""
+        return self.workers or (2 if self.kind == "thread" else 1)
 
     @model_validator(mode="after")
     def _consistent(self) -> RunnerConfig:

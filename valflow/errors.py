@@ -26,10 +26,21 @@ ValflowError
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 
 class ValflowError(Exception):
     """Base of all errors that carry a readable message for the user."""
+
+    def __reduce__(self) -> Any:
+        # Other processes get what it says and holds; by default they would call its class with the message alone.
+        return _made_again, (type(self), self.args, self.__dict__)
+
+
+def _made_again(kind: type[ValflowError], arguments: tuple[Any, ...], values: dict[str, Any]) -> ValflowError:
+    error = kind.__new__(kind, *arguments)
+    error.__dict__.update(values)
+    return error
 
 
 class ConfigError(ValflowError):

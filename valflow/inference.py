@@ -11,7 +11,7 @@ from typing import Any, Literal
 from bson import ObjectId
 from pymongo import UpdateOne
 
-from valflow import collector, database, intake, ledger, masks, overlapping, runs, schema_changes
+from valflow import beside, collector, database, intake, ledger, masks, overlapping, runs, schema_changes
 from valflow.batch_size import BatchSize
 from valflow.choosing_types import chosen_type
 from valflow.config import LabelingConfig, MergeModelConfig, ModelConfig
@@ -26,7 +26,7 @@ from valflow.label_types import (
     review_type_of,
 )
 from valflow.models import open_model
-from valflow.models.documents import document_of
+from valflow.models.documents import document_of, documents_in
 from valflow.models.merge import open_source as open_merge
 from valflow.models.source import RawLabels, class_of
 from valflow.states import Event, State, is_past
@@ -122,20 +122,44 @@ def infer_shard(run: str, shard: int) -> dict[str, int]:
         return outcomes
     dataset = _load_dataset_cached(run)
     source, label_type = open_model(config.model), label_type_of(record)
+    processes = beside.processes_for(source, config.runner)
+    # Another process does not know which attempt this one holds, and the record may be of a later one.
+    held = {**record, "attempt": runs.fence_of(record).attempt}
 
     def write(batch: overlapping.Batch) -> None:
         sample_ids, found = batch
         labels = [_converted(p, label_type) for p in found]
-        written = _write_batch(record, config, dataset, sample_ids, labels)
+        if processes is None:
+            written = write_predictions(held, sample_ids, labels)
+        else:
+            written = processes.write(write_predictions, held, sample_ids, [_portable(p) for p in labels])
         for status, n in written.items():
             outcomes[status] += n
-        _leave_if_ended(record, dataset, sample_ids)
 
-    batches = overlapping.predictions(source, dataset, waiting, _batch_size_cached(run, config.batch_size))
+    size = _batch_size_cached(run, config.batch_size)
+    batches = overlapping.predictions(source, dataset, waiting, size, processes)
     with closing(batches), overlapping.in_background(write) as put:
         for batch in overlapping.grouped(batches, _images_per_write(config)):
             put(batch)
     return outcomes
+
+
+def write_predictions(
+    record: runs.Record, sample_ids: Sequence[ObjectId], predictions: Sequence[Prediction]
+) -> dict[str, int]:
+    """Write predictions of some samples into ledger and review field. Safe to repeat.
+
+    Returns:
+        Number of samples by outcome.
+
+    Raises:
+        StaleAttempt: the run has ended.
+    """
+    config = LabelingConfig.model_validate(record["config"])
+    dataset = _load_dataset_cached(record["run"])
+    written = _write_batch(record, config, dataset, sample_ids, predictions)
+    _leave_if_ended(record, dataset, sample_ids)
+    return written
 
 
 @functools.lru_cache(maxsize=4)
@@ -224,6 +248,11 @@ def _converted(prediction: Any, label_type: LabelType) -> Prediction:
         return RuntimeError(f"the model failed: {type(error).__name__}: {error}")
 
 
+def _portable(prediction: Prediction) -> Prediction:
+    # What a model raises need not be an error that other processes know.
+    return RuntimeError(str(prediction)) if isinstance(prediction, Exception) else prediction
+
+
 def _raw_labels(prediction: Any, label_type: LabelType) -> list[LabelDict]:
     """The labels of a prediction as raw dicts.
 
@@ -239,8 +268,9 @@ def _raw_labels(prediction: Any, label_type: LabelType) -> list[LabelDict]:
         raise TypeError(f"expected fiftyone.{label_type.field_class}, the model returned {found}{hint}")
     if isinstance(prediction, RawLabels):
         return prediction.labels
-    labels = [prediction] if label_type.list_name is None else prediction[label_type.list_name]
-    return [document_of(label) for label in labels]
+    if label_type.list_name is None:
+        return [document_of(prediction)]
+    return documents_in(prediction, label_type.list_name)
 
 
 @collector.paused()

@@ -1,7 +1,6 @@
 """Reading, predicting and writing at the same time, with few things waiting in between.
 
-Threads are enough: decoders, models and the database driver release the interpreter while they work. What waits is
-bounded, so that memory does not grow with the number of samples.
+What waits is bounded, so that memory does not grow with the number of samples.
 """
 
 from __future__ import annotations
@@ -14,12 +13,14 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from bson import ObjectId
 
 from valflow.batch_size import BatchSize
+from valflow.beside import Processes
 from valflow.models import Source
 from valflow.models.source import OutOfMemory, PreparingSource
 
@@ -27,6 +28,7 @@ Batch = tuple[list[ObjectId], list[Any]]
 
 READERS = min(16, max(4, os.cpu_count() or 1))
 _WRITES_WAITING = 2
+_MOST_AT_ONCE = 64  # images that one process reads before it hands them on
 
 # Shards of a run may be at work in several threads: a model answers one at a time.
 _locks: WeakKeyDictionary[Any, threading.Lock] = WeakKeyDictionary()
@@ -34,7 +36,11 @@ _locks_guard = threading.Lock()
 
 
 def predictions(
-    source: Source, dataset: Any, sample_ids: Sequence[ObjectId], batch_size: BatchSize
+    source: Source,
+    dataset: Any,
+    sample_ids: Sequence[ObjectId],
+    batch_size: BatchSize,
+    processes: Processes | None = None,
 ) -> Generator[Batch, None, None]:
     """Predict samples, batch by batch, in order, while the next ones are read.
 
@@ -43,9 +49,15 @@ def predictions(
         dataset: of the samples.
         sample_ids: which.
         batch_size: asked before each batch, and told how it went.
+        processes: that read; threads do without them.
     """
+    if processes is None:
+        readers, at_once, fetch = READERS, source.read_at_once, source.fetch
+    else:  # a batch each, as far as is known, so that nobody needs to put it together here
+        readers, at_once, fetch = processes.readers, min(batch_size.size, _MOST_AT_ONCE), processes.fetch
+    parts = [sample_ids[i : i + at_once] for i in range(0, len(sample_ids), at_once)]
     with (
-        _reading(source, dataset, sample_ids) as more,
+        _reading(partial(fetch, dataset), parts, readers, 2 if processes is None else readers + 1) as more,
         ThreadPoolExecutor(1, thread_name_prefix="valflow-prepare") as pool,
     ):
         waiting: deque[tuple[ObjectId, Any]] = deque()
@@ -64,6 +76,12 @@ def predictions(
         while (batch := coming.result()) is not None:
             coming = pool.submit(next_batch)
             yield from _asked(source, batch, batch_size)
+            # Not here: to give some hundred megabytes back takes milliseconds, and the model waits.
+            pool.submit(_let_go, batch)
+
+
+def _let_go(batch: _Waiting) -> None:
+    batch.inputs, batch.prepared = [], None
 
 
 def grouped(batches: Iterable[Batch], least: int) -> Iterator[Batch]:
@@ -149,17 +167,28 @@ def _lock_of(source: Source) -> threading.Lock:
 
 @contextmanager
 def _reading(
-    source: Source, dataset: Any, sample_ids: Sequence[ObjectId]
+    fetch: Callable[[Sequence[ObjectId]], list[Any]],
+    parts: Sequence[Sequence[ObjectId]],
+    readers: int,
+    least: int,
 ) -> Iterator[Callable[[int], list[tuple[ObjectId, Any]]]]:
-    """Yields a function that gives the next samples as they were read, and keeps so many more being read."""
-    at_once = source.read_at_once
-    parts = iter([sample_ids[i : i + at_once] for i in range(0, len(sample_ids), at_once)])
+    """Yields a function that gives the next samples as they were read, and keeps so many more being read.
+
+    Args:
+        fetch: reads the samples of a part.
+        parts: of all samples.
+        readers: parts that are read at a time.
+        least: parts that are read ahead, at least.
+    """
+    coming = iter(parts)
     reading: deque[tuple[Sequence[ObjectId], Future[list[Any]]]] = deque()
-    pool = ThreadPoolExecutor(READERS, thread_name_prefix="valflow-read")
+    pool = ThreadPoolExecutor(readers, thread_name_prefix="valflow-read")
 
     def more(ahead: int) -> list[tuple[ObjectId, Any]]:
-        while len(reading) < max(2, -(-ahead // at_once)) and (part := next(parts, None)) is not None:
-            reading.append((part, pool.submit(source.fetch, dataset, part)))
+        while (len(reading) < least or sum(len(part) for part, _ in reading) < ahead) and (
+            part := next(coming, None)
+        ) is not None:
+            reading.append((part, pool.submit(fetch, part)))
         if not reading:
             return []
         part, future = reading.popleft()

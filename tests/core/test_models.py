@@ -14,7 +14,7 @@ from valflow import opening, runs
 from valflow.config import config_from_mapping, load_config
 from valflow.errors import ConfigError
 from valflow.models import open_model
-from valflow.models.documents import document_of
+from valflow.models.documents import document_of, documents_in
 from valflow.models.plain import labels_of
 from valflow.models.source import class_of
 
@@ -184,6 +184,14 @@ class TestDocuments:
         label = _fiftyone(name, **values)
         expected = {k: v for k, v in label.to_dict().items() if v is not None and k != "_id"}
         assert repr(sorted(document_of(label).items())) == repr(sorted(expected.items()))
+
+    def test_of_plain_labels_do_not_go_the_long_way(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        import fiftyone as fo
+
+        one = fo.Detection(label="a", bounding_box=BOX, confidence=0.5, tags=["x"])
+        expected = [{k: v for k, v in one.to_dict().items() if v is not None and k != "_id"}]
+        monkeypatch.setattr(fo.Detection, "to_dict", lambda _: pytest.fail("a walk over all fields"))
+        assert documents_in(fo.Detections(detections=[one]), "detections") == expected
 
     def test_share_nothing_with_the_label(self) -> None:
         label = _fiftyone("Detection", label="a", bounding_box=BOX, tags=["x"])

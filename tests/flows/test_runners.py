@@ -96,7 +96,11 @@ def labels_of(config: LabelingConfig) -> list[Any]:
     "runner",
     [
         pytest.param({"kind": "thread", "workers": 3}, id="threads"),
+        pytest.param(
+            {"kind": "thread", "beside": "process", "readers": 2}, id="threads_and_processes_beside"
+        ),
         pytest.param({"kind": "process", "workers": 2}, id="processes"),
+        pytest.param({"kind": "process", "beside": "process", "readers": 1}, id="processes_and_one_beside"),
         pytest.param({"kind": "dask", "workers": 2}, id="dask", marks=needs_dask),
         pytest.param({"kind": "ray", "workers": 2}, id="ray", marks=needs_ray),
     ],

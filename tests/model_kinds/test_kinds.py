@@ -5,17 +5,21 @@ A cell of the table either runs to its review or is refused with its reason; a n
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from bson import ObjectId
 
+from tests import side_work
 from tests.builders import labels_in, make_run
-from valflow import calibration, opening, runs
-from valflow.config import config_from_mapping
+from tests.waiting import wait_until
+from valflow import beside, calibration, opening, runs
+from valflow.config import RunnerConfig, config_from_mapping
 from valflow.errors import ConfigError
-from valflow.models import open_model
+from valflow.models import device_batches, open_model
 
 pytestmark = pytest.mark.torch
 
@@ -71,6 +75,71 @@ def test_a_model_of_each_kind_with_each_label_type(
     assert record["model"]["name"]
     digits.reload()
     assert digits.count("auto_in_review.detections") == len(staged)
+
+
+@pytest.mark.usefixtures("zoo")
+@pytest.mark.parametrize(
+    "cell",
+    [("zoo", "Detections"), ("huggingface", "Detections"), ("ultralytics", "Detections")],
+    ids=lambda cell: cell[0],
+)
+def test_processes_beside_a_model_read_what_threads_read(
+    cell: tuple[str, str], weights: dict[str, Path], digits: Any
+) -> None:
+    config = config_from_mapping(
+        {"dataset": "d", "label_field": "auto", "model": settings_of(cell, weights)}
+    ).model
+    source: Any = open_model(config)
+    ids = [ObjectId(i) for i in digits.values("id")]
+    processes = beside.processes_for(source, RunnerConfig(beside="process", readers=1))
+    assert processes is not None
+    wait_until(lambda: processes._reading.call(side_work.pid) != os.getpid(), 120)
+    batch = source.prepare(processes.fetch(digits, ids))
+    plain = source.prepare(source.fetch(digits, ids))
+    processes.close()
+    beside._processes.cache_clear()
+    assert [part.places for part in batch.parts] == [part.places for part in plain.parts]
+    for one, other in zip(batch.parts, plain.parts, strict=True):
+        assert _same(one.images, other.images)
+    found, expected = source.predict_prepared(batch), source.predict_prepared(plain)
+    assert [len(one.detections) for one in found] == [len(one.detections) for one in expected]
+
+
+def _same(one: Any, other: Any) -> bool:
+    import torch
+
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if hasattr(one, "items"):
+        return all(_same(value, other[key]) for key, value in one.items())
+    if isinstance(one, list):
+        return all(_same(a, b) for a, b in zip(one, other, strict=True))
+    return bool(np.array_equal(np.asarray(one), np.asarray(other)))
+
+
+class TestTensorsBesideEachOther:
+    """Images that were read together are one tensor already."""
+
+    @pytest.mark.parametrize(
+        ("pick", "copied"),
+        [
+            pytest.param(lambda whole: list(whole), False, id="all of them"),
+            pytest.param(lambda whole: list(whole)[2:5], False, id="some in a row"),
+            pytest.param(lambda whole: [whole[1]], False, id="one"),
+            pytest.param(lambda whole: [whole[2], whole[1]], True, id="in another order"),
+            pytest.param(lambda whole: [whole[0], whole[2]], True, id="with a gap"),
+            pytest.param(lambda whole: [whole[0], whole[1].clone()], True, id="from elsewhere"),
+            pytest.param(lambda whole: [one.transpose(0, 2) for one in whole], True, id="turned"),
+        ],
+    )
+    def test_are_not_copied(self, pick: Any, copied: bool) -> None:
+        import torch
+
+        whole = torch.arange(6 * 3 * 4 * 5, dtype=torch.float32).reshape(6, 3, 4, 5)
+        images = pick(whole)
+        joined = device_batches._joined(images)
+        assert torch.equal(joined, torch.stack(images))
+        assert (joined.untyped_storage().data_ptr() != whole.untyped_storage().data_ptr()) == copied
 
 
 @pytest.mark.usefixtures("zoo")

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from tests.builders import documents
-from tests.kinds import BY_KIND, make_kind, open_review
+from tests.builders import documents, entries
+from tests.kinds import BY_KIND, finalize, make_kind, open_review
 from valflow import runs
 from valflow.config import config_from_mapping
 from valflow.errors import ConfigError
+from valflow.label_types import APPROVED
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "models.md"
 TYPES = ("detections", "instances", "classification", "classifications")
@@ -84,14 +85,20 @@ def cells(on_torch: bool) -> list[Any]:
 
 
 def check(cell: Any, name: str, folder: Path, places: dict[str, Path]) -> None:
-    """Run a cell into its review, or see it refused."""
+    """Run a cell until its labels are final, or see it refused."""
     settings, reason = cell if isinstance(cell, tuple) else (cell, None)
     model = {k: v.format(**places) if isinstance(v, str) else v for k, v in settings.items()}
     kind = BY_KIND[name]
     dataset = make_kind(kind, folder)
     if model["kind"] == "merge":
         model["runs"] = [open_review(kind, dataset, label_field=field) for field in ("one", "two")]
-    changes = {"model": model, "min_confidence": 0.0, "label_field": "found", "evaluation": None}
+    changes = {
+        "model": model,
+        "min_confidence": 0.0,
+        "label_field": "found",
+        "evaluation": None,
+        "approval": {"mode": "fixed", "threshold": 0.0},
+    }
     if reason is not None:
         with pytest.raises(ConfigError, match=re.escape(reason)):
             open_review(kind, dataset, **changes)
@@ -111,6 +118,11 @@ def check(cell: Any, name: str, folder: Path, places: dict[str, Path]) -> None:
     assert {d["_cls"] for d in staged} == {kind.type.label_class}
     if kind.type.needs_masks:
         assert all(d.get("mask") is not None for d in staged)
+    finalize(run, dataset)
+    final = [d for sample in documents(dataset).values() for d in kind.type.labels_of(sample, "found")]
+    assert {d["_cls"] for d in final} == {kind.type.label_class}
+    approved = [entry for entry in entries(run).values() if entry["state"] == APPROVED]
+    assert len(final) == len(approved) > 0
 
 
 def with_digits(dataset: Any, folder: Path) -> Any:

@@ -115,7 +115,19 @@ def _collated(model: Any, inputs: list[Any]) -> Any:
 
     if model.has_collate_fn:
         return model.collate_fn(inputs)
-    return torch.stack(inputs) if all(isinstance(one, torch.Tensor) for one in inputs) else inputs
+    return _joined(inputs) if all(isinstance(one, torch.Tensor) for one in inputs) else inputs
+
+
+def _joined(images: list[Any]) -> Any:
+    """Tensors as one; not copied where they lie one behind the other, as a process beside the model has read them."""
+    import torch
+
+    first = images[0]
+    places = [(one.untyped_storage().data_ptr(), one.storage_offset()) for one in images]
+    behind = [(places[0][0], places[0][1] + number * first.numel()) for number in range(len(images))]
+    if places != behind or any(one.shape != first.shape or not one.is_contiguous() for one in images):
+        return torch.stack(images)
+    return first.as_strided((len(images), *first.shape), (first.numel(), *first.stride()))
 
 
 def _shape(one: Any) -> tuple[Any, ...]:

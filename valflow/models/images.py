@@ -14,9 +14,19 @@ READ_AT_ONCE = 8
 
 def fetch_images(dataset: Any, sample_ids: Sequence[ObjectId], read: Callable[[str], Any]) -> list[Any]:
     """What ``read`` makes of the files of samples, in order; an ``Exception`` for one that cannot be read."""
+    return read_files(paths_of(dataset, sample_ids), read)
+
+
+def paths_of(dataset: Any, sample_ids: Sequence[ObjectId]) -> list[str | None]:
+    """The files of samples, in order; None for one that was deleted."""
     cursor = database.samples_of(dataset).find({"_id": {"$in": list(sample_ids)}}, {"filepath": 1})
     paths = {d["_id"]: d["filepath"] for d in cursor}
-    return [_read(paths.get(i), read) for i in sample_ids]
+    return [paths.get(i) for i in sample_ids]
+
+
+def read_files(paths: Sequence[str | None], read: Callable[[str], Any]) -> list[Any]:
+    """What ``read`` makes of files, in order; an ``Exception`` for one that cannot be read."""
+    return [_read(path, read) for path in paths]
 
 
 def read_array(path: str) -> Any:
@@ -24,6 +34,12 @@ def read_array(path: str) -> Any:
     import fiftyone.utils.image as foui
 
     return foui.read(path)
+
+
+def device_type_of(model: Any) -> str | None:
+    """Where a model computes, such as ``cpu`` or ``cuda``; None where it does not say."""
+    device = getattr(model, "device", None)
+    return None if device is None else str(getattr(device, "type", device)).partition(":")[0]
 
 
 def first_path(dataset: Any) -> str | None:

@@ -7,7 +7,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from bson import ObjectId
@@ -32,12 +32,19 @@ class PythonSource:
         model: the model, or the function.
         predict_batch: a list of images to as many predictions.
         read_at_once: see ``Source``.
+        read: see ``FileSource``.
+        device_type: see ``FileSource``.
     """
 
     config: PythonModelConfig
     model: Any
     predict_batch: Callable[[list[Any]], Sequence[Any]]
     read_at_once: int = images.READ_AT_ONCE
+    read: Callable[[str], Any] = images.read_array
+    device_type: str | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.device_type = images.device_type_of(self.model)
 
     def describe(self) -> dict[str, Any]:
         """Name, import path and arguments; version and digest of the weights where the model has them."""
@@ -61,7 +68,7 @@ class PythonSource:
 
     def fetch(self, dataset: Any, sample_ids: Sequence[ObjectId]) -> list[Any]:
         """The images."""
-        return images.fetch_images(dataset, sample_ids, images.read_array)
+        return images.fetch_images(dataset, sample_ids, self.read)
 
     def predict(self, inputs: Sequence[Any]) -> list[Any]:
         """What the model finds."""

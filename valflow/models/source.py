@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -74,6 +74,19 @@ class Source(Protocol):
         Raises:
             OutOfMemory: fewer inputs at once may do.
         """
+
+
+@runtime_checkable
+class FileSource(Source, Protocol):
+    """One whose ``fetch`` reads the samples' files, which other processes can do as well.
+
+    Attributes:
+        read: what ``predict`` needs of a file; can be pickled, or its processes do without.
+        device_type: of the model, such as ``cpu`` or ``cuda``; None where it does not say.
+    """
+
+    read: Callable[[str], Any]
+    device_type: str | None
 
 
 @runtime_checkable

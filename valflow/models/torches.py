@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from bson import ObjectId
@@ -27,15 +27,21 @@ class WrappedSource:
         identity: what the run record keeps.
         mixed: whether to compute in half precision where it is safe.
         read_at_once: see ``Source``.
+        read: see ``FileSource``.
+        device_type: see ``FileSource``.
     """
 
     model: Any
     identity: dict[str, Any]
     mixed: bool = False
     read_at_once: int = images.READ_AT_ONCE
+    read: Callable[[str], Any] = field(init=False)
+    device_type: str | None = field(init=False)
 
     def __post_init__(self) -> None:
         self._get_item = _get_item_of(self.model)
+        self.read = images.read_array if self._get_item is None else partial(_read_item, self._get_item)
+        self.device_type = images.device_type_of(self.model)
         # Images come transformed, by the threads that read them.
         if self._get_item is not None:
             self.model.preprocess = False
@@ -54,7 +60,7 @@ class WrappedSource:
 
     def fetch(self, dataset: Any, sample_ids: Sequence[ObjectId]) -> list[Any]:
         """The images, transformed for the model."""
-        return images.fetch_images(dataset, sample_ids, self._read)
+        return images.fetch_images(dataset, sample_ids, self.read)
 
     def prepare(self, inputs: Sequence[Any]) -> PreparedBatch:
         """The images in batches of one shape, on the device where that is a GPU."""
@@ -63,14 +69,11 @@ class WrappedSource:
     def predict_prepared(self, batch: PreparedBatch) -> list[Any]:
         """What the model finds."""
         with self.model, self._precision():
-            return predict_readable(functools.partial(self._predict_batch, batch), batch.inputs)
+            return predict_readable(partial(self._predict_batch, batch), batch.inputs)
 
     def predict(self, inputs: Sequence[Any]) -> list[Any]:
         """What the model finds."""
         return self.predict_prepared(self.prepare(inputs))
-
-    def _read(self, path: str) -> Any:
-        return images.read_array(path) if self._get_item is None else self._get_item({"filepath": path})
 
     def _precision(self) -> Any:
         if not self.mixed:
@@ -153,6 +156,10 @@ def weights_digest(model: Any) -> str | None:
 def parameters(config: Any) -> dict[str, Any]:
     """What gives the scores of a model their meaning beside its weights; where it computes does not."""
     return {**config.params, "precision": "mixed"} if config.precision == "mixed" else dict(config.params)
+
+
+def _read_item(get_item: Any, path: str) -> Any:
+    return get_item({"filepath": path})
 
 
 def _get_item_of(model: Any) -> Any:
