@@ -30,7 +30,11 @@ def _on_dask(config: RunnerConfig) -> AbstractContextManager[TaskRunner[Any]]:
         return DaskTaskRunner(address=config.address)
     # A process each: models are not safe to share between threads. No dashboard, which would open a port.
     return DaskTaskRunner(
-        cluster_kwargs={"n_workers": config.shards_at_a_time, "threads_per_worker": 1, "dashboard_address": None}
+        cluster_kwargs={
+            "n_workers": config.shards_at_a_time,
+            "threads_per_worker": 1,
+            "dashboard_address": None,
+        }
     )
 
 

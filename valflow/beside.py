@@ -11,6 +11,7 @@ import os
 import pickle
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,8 @@ from valflow.models.source import FileSource
 from valflow.side_processes import SideProcesses, SideProcessLost
 
 _MOST_READERS = 8
+# Shards in several threads share them.
+_starting = threading.Lock()
 
 
 def processes_for(source: Source, config: RunnerConfig) -> Processes | None:
@@ -47,7 +50,14 @@ def processes_for(source: Source, config: RunnerConfig) -> Processes | None:
                 f"runner.beside: this model reads images in a way that no other process can: {error}; use thread"
             ]
         ) from error
-    return _processes(read, config.readers or max(1, min(_MOST_READERS, (os.cpu_count() or 2) - 1)))
+    with _starting:
+        return _processes(read, config.readers or _readers_of(config))
+
+
+def _readers_of(config: RunnerConfig) -> int:
+    """One less than there are cores, shared by all models that are at work."""
+    models = 1 if config.kind == "thread" else config.shards_at_a_time
+    return max(1, min(_MOST_READERS, ((os.cpu_count() or 2) - 1) // models))
 
 
 @dataclass(frozen=True)

@@ -169,6 +169,10 @@ class _Process:
 
     def close(self) -> int:
         """Hang up, and wait for its end; returns its exit code."""
+        with suppress(OSError):  # it has hung up before
+            self._connection.shutdown(
+                socket.SHUT_RDWR
+            )  # `close` alone is not seen while a thread still listens
         self._connection.close()
         try:
             return self._process.wait(_LEAVING)

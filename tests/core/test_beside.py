@@ -137,6 +137,36 @@ class TestARun:
         with pytest.raises(StaleAttempt, match="attempt 99"):
             up(source()).write(inference.write_predictions, {**record, "attempt": 99}, [], [])
 
+    def test_that_this_process_lost_is_not_written_to_by_the_one_beside_it(
+        self, dataset: Any, up: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        runner = {"beside": "process", "readers": up(source()).readers}
+        run = self.run(dataset, state="CREATED", runner=runner)
+        # What the record says meanwhile is the attempt of somebody else.
+        monkeypatch.setitem(runs._held, run, runs.load(run)["attempt"] - 1)
+        with pytest.raises(StaleAttempt):
+            inference.infer_shard(run, 0)
+        assert database.ledger().count_documents({"run": run}) == 0
+
+
+@pytest.mark.parametrize(
+    ("runner", "cores", "readers"),
+    [
+        pytest.param({}, 16, 8, id="more cores than are of use"),
+        pytest.param({}, 4, 3, id="some cores"),
+        pytest.param({}, 1, 1, id="one core"),
+        pytest.param({"kind": "process", "workers": 5}, 16, 3, id="several models"),
+        pytest.param({"kind": "process", "workers": 64}, 16, 1, id="more models than cores"),
+        pytest.param({"readers": 12}, 16, 12, id="as configured"),
+    ],
+)
+def test_readers_share_the_cores(
+    runner: dict[str, Any], cores: int, readers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(beside, "_processes", lambda read, number: number)
+    assert beside.processes_for(source(), RunnerConfig(beside="process", **runner)) == readers
+
 
 def _without_ids(labels: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
     return [{k: v for k, v in label.items() if k != "_id"} for label in labels or []]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,10 @@ import pytest
 
 from tests.builders import documents, labels_in, make_config, make_dataset, make_run
 from valflow import opening, runs
-from valflow.config import config_from_mapping, load_config
+from valflow.config import PythonModelConfig, config_from_mapping, load_config
 from valflow.errors import ConfigError
 from valflow.models import open_model
+from valflow.models import python as python_models
 from valflow.models.documents import document_of, documents_in
 from valflow.models.plain import labels_of
 from valflow.models.source import class_of
@@ -203,6 +206,22 @@ class TestDocuments:
         label["dots"], label.instance = 7, _fiftyone("Instance")
         expected = {k: v for k, v in label.to_dict().items() if v is not None and k != "_id"}
         assert document_of(label) == expected
+
+
+def test_two_shards_at_a_time_share_one_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def open_slowly(config: Any) -> Any:
+        time.sleep(0.2)
+        made.append(object())
+        return made[-1]
+
+    monkeypatch.setattr(python_models, "open_source", open_slowly)
+    config = PythonModelConfig(path="tests.models:Corner", kwargs={"of": "two shards"})
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(open_model, [config, config])
+    assert one is other
+    assert len(made) == 1
 
 
 class TestMissingPackages:

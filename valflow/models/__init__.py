@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import threading
 from typing import Any
 
 from valflow.config import ModelConfig
@@ -26,6 +27,9 @@ _MODULES = {
     "merge": "valflow.models.merge",
 }
 
+# Shards in several threads share a model: the second must not load another one meanwhile.
+_opening = threading.RLock()
+
 
 def open_model(config: ModelConfig) -> Source:
     """The source of predictions that a configuration names; a model is loaded once per process.
@@ -33,7 +37,8 @@ def open_model(config: ModelConfig) -> Source:
     Raises:
         ConfigError: it cannot be loaded, lacks something that must be installed, or is no model of images.
     """
-    return _open_cached(config.kind, config.model_dump_json())
+    with _opening:
+        return _open_cached(config.kind, config.model_dump_json())
 
 
 @functools.lru_cache(maxsize=4)
