@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import os
-import pickle
 import sys
 import tempfile
 import threading
@@ -19,6 +18,7 @@ from typing import Any
 from bson import ObjectId
 from PIL import Image
 
+from valflow import side_process
 from valflow.config import RunnerConfig
 from valflow.errors import ConfigError
 from valflow.models import Source, images
@@ -41,8 +41,8 @@ def processes_for(source: Source, config: RunnerConfig) -> Processes | None:
     if config.beside == "auto" and source.device_type in (None, "cpu"):
         return None
     try:
-        read = pickle.dumps(source.read)
-    except (pickle.PicklingError, TypeError, AttributeError) as error:
+        read = side_process.pack(source.read)
+    except TypeError as error:
         if config.beside == "auto":
             return None
         raise ConfigError(
@@ -149,7 +149,7 @@ def _prepare_reading(read: bytes) -> None:
 
 @functools.lru_cache(maxsize=2)
 def _loaded(read: bytes) -> Callable[[str], Any]:
-    found: Callable[[str], Any] = pickle.loads(read)
+    found: Callable[[str], Any] = side_process.unpack(read)
     return found
 
 

@@ -24,6 +24,7 @@ from typing import Any
 _HEAD = struct.Struct("<QQ")
 _APART = 1 << 16  # bytes from which an array goes apart from the rest
 _ALIGNED = 64
+_NOT_PICKLED = (pickle.PicklingError, TypeError, AttributeError)
 
 
 def send(connection: socket.socket, value: Any) -> None:
@@ -67,6 +68,23 @@ def receive(connection: socket.socket) -> Callable[[], Any]:
     body = _exactly(connection, length)
     buffers = _mapped(descriptors[0], sizes) if number else []
     return lambda: pickle.loads(body, buffers=buffers)
+
+
+def pack(value: Any) -> bytes:
+    """A value to be sent several times, and made once by ``unpack``.
+
+    Raises:
+        TypeError: no other process can have it.
+    """
+    try:
+        return pickle.dumps(value)
+    except _NOT_PICKLED as error:
+        raise TypeError(str(error)) from error
+
+
+def unpack(packed: bytes) -> Any:
+    """What ``pack`` was given by the other end."""
+    return pickle.loads(packed)
 
 
 class _Pickler(pickle.Pickler):
@@ -164,7 +182,7 @@ def main(descriptor: int, idle_seconds: float) -> None:
                     try:
                         send(connection, (True, value))
                         continue
-                    except (pickle.PicklingError, TypeError, AttributeError) as error:
+                    except _NOT_PICKLED as error:
                         value = error
                 send(connection, (False, _portable(value)))
         except (EOFError, TimeoutError, ConnectionError):
