@@ -46,9 +46,7 @@ def processes_for(source: Source, config: RunnerConfig) -> Processes | None:
         if config.beside == "auto":
             return None
         raise ConfigError(
-            [
-                f"runner.beside: this model reads images in a way that no other process can: {error}; use thread"
-            ]
+            [f"runner.beside: no other process can read images as this model does: {error}; use thread"]
         ) from error
     with _starting:
         return _processes(read, config.readers or _readers_of(config))
@@ -95,7 +93,7 @@ class Processes:
         except SideProcessLost as error:
             if len(paths) > 1:  # which one was it?
                 return [image for path in paths for image in self._fetch_files([path])]
-            return [ValueError(f"not a readable image: {error} that was reading it")]
+            return [ValueError(f"not a readable image: the process that was reading it ended {error.how}")]
 
 
 @functools.lru_cache(maxsize=2)

@@ -21,7 +21,15 @@ _MOST_LOST = 20  # in a row, before it is no single image that ends them
 
 
 class SideProcessLost(Exception):
-    """A process ended while it was at work."""
+    """A process ended while it was at work.
+
+    Args:
+        how: such as ``by signal 9``.
+    """
+
+    def __init__(self, how: str) -> None:
+        self.how = how
+        super().__init__(f"a process beside the model ended {how}")
 
 
 class SideProcesses:
@@ -65,7 +73,7 @@ class SideProcesses:
                 if code == 0:  # it had just left by itself
                     continue
                 self._count_loss(code)
-                raise SideProcessLost(f"the process ended {_in_words(code)}") from error
+                raise SideProcessLost(_in_words(code)) from error
             except Exception:
                 self._idle.put(process)
                 raise
@@ -169,10 +177,9 @@ class _Process:
 
     def close(self) -> int:
         """Hang up, and wait for its end; returns its exit code."""
+        # `close` alone is not seen while a thread still listens.
         with suppress(OSError):  # it has hung up before
-            self._connection.shutdown(
-                socket.SHUT_RDWR
-            )  # `close` alone is not seen while a thread still listens
+            self._connection.shutdown(socket.SHUT_RDWR)
         self._connection.close()
         try:
             return self._process.wait(_LEAVING)

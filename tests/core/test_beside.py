@@ -100,7 +100,7 @@ def test_images_come_in_order_and_each_has_its_own_failure(
     assert [one.shape for one in found[0:5:2]] == [(64, 512, 3)] * 3
     assert [str(one) for one in (found[1], found[3], found[5])] == [
         "not a readable image: cut off",
-        "not a readable image: the process ended by signal 11 that was reading it",
+        "not a readable image: the process that was reading it ended by signal 11",
         "the sample was deleted",
     ]
 
