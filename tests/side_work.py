@@ -29,6 +29,11 @@ def pid() -> int:
     return os.getpid()
 
 
+def environment() -> dict[str, str]:
+    """The variables of who is at work."""
+    return dict(os.environ)
+
+
 def same(value: Any) -> Any:
     """A value there and back."""
     return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import queue
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 
 from valflow import side_process
 from valflow.errors import StackError
+from valflow.quiet import QUIET
 
 IDLE_SECONDS = 60.0  # after which one that is not needed ends
 _LEAVING = 10.0  # seconds that a process has for what it is at when nobody wants it any more
@@ -164,7 +166,12 @@ class _Process:
         with theirs:
             # By path and isolated: which folder we started in must not decide which `signal` it imports.
             command = [sys.executable, "-I", side_process.__file__, str(theirs.fileno()), str(IDLE_SECONDS)]
-            self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+            self._process = subprocess.Popen(
+                command,
+                env={**QUIET, **os.environ},
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+            )
         side_process.send(self._connection, sys.path)
 
     def ask(self, *call: Any) -> tuple[bool, Any]:

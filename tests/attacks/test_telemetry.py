@@ -12,10 +12,13 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests import side_work
+from tests.waiting import wait_until
 from valflow.homes import enter_home
 from valflow.processes import Child
 from valflow.quiet import QUIET, be_quiet
 from valflow.reaper import Reaper
+from valflow.side_processes import SideProcesses
 from valflow.stack import Stack
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,6 +78,13 @@ def test_the_command_line_its_recovery_and_flow_runs_have_it(
     assert is_quiet(os.environ)
 
 
+def test_processes_beside_a_model_have_it(loud: None) -> None:
+    processes = SideProcesses(1, side_work.nothing)
+    wait_until(lambda: processes.call(side_work.pid) != os.getpid(), 20)
+    assert is_quiet(processes.call(side_work.environment))
+    processes.close()
+
+
 def test_who_wants_to_tell_may(loud: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FIFTYONE_DO_NOT_TRACK", "false")
     be_quiet()
@@ -97,6 +107,7 @@ def test_every_process_that_is_started_gets_its_environment_from_here() -> None:
         "valflow/reaper.py",
         "valflow/stack.py",
         "valflow/leash.py",
+        "valflow/side_processes.py",
     }
 
 
