@@ -75,9 +75,9 @@ def compare(
     """One row: all ways in turn, the best time of each."""
     from benchmarks.paced_model import PacedModel, find
 
-    name, seconds, labels, way_of_it, part = case
+    name, seconds, labels, spent, part = case
     paths = paths[: max(8, int(len(paths) * part))]
-    kwargs: dict[str, Any] = {"seconds": seconds, "labels": labels, "way": way_of_it}
+    kwargs: dict[str, Any] = {"seconds": seconds, "labels": labels, "way": spent}
     image = np.zeros(SIZE, np.uint8)
     model = {"kind": "python", "path": "benchmarks.paced_model:find", "kwargs": kwargs}
     theirs = Theirs(lambda: PacedModel(**kwargs), paths, meter, batch_size=BATCH)

@@ -10,7 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from tests.waiting import wait_until
 from valflow.errors import ConfigError, RunBusy
+from valflow.side_processes import SideProcesses
+
+
+def wait_until_up(processes: SideProcesses, timeout: float = 60.0) -> None:
+    """Until they do the work, and not we."""
+    wait_until(lambda: processes.call(pid) != os.getpid(), timeout)
 
 
 class OddError(Exception):

@@ -13,7 +13,6 @@ import psutil
 import pytest
 
 from tests import side_work
-from tests.waiting import wait_until
 from valflow.homes import enter_home
 from valflow.processes import Child
 from valflow.quiet import QUIET, be_quiet
@@ -80,7 +79,7 @@ def test_the_command_line_its_recovery_and_flow_runs_have_it(
 
 def test_processes_beside_a_model_have_it(loud: None) -> None:
     processes = SideProcesses(1, side_work.nothing)
-    wait_until(lambda: processes.call(side_work.pid) != os.getpid(), 20)
+    side_work.wait_until_up(processes)
     assert is_quiet(processes.call(side_work.environment))
     processes.close()
 

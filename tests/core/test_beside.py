@@ -13,7 +13,6 @@ import pytest
 
 from tests import side_work
 from tests.builders import make_dataset, make_run
-from tests.waiting import wait_until
 from valflow import beside, database, inference, runs
 from valflow.config import PythonModelConfig, RunnerConfig
 from valflow.errors import ConfigError, StaleAttempt
@@ -39,7 +38,7 @@ def up() -> Iterator[Callable[..., beside.Processes]]:
         assert processes is not None
         made.append(processes)
         for some in (processes._reading, processes._writing):
-            wait_until(lambda some=some: some.call(side_work.pid) != os.getpid(), 60)  # type: ignore[misc]
+            side_work.wait_until_up(some)
         return processes
 
     yield make

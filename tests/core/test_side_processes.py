@@ -29,7 +29,7 @@ LARGE = RNG.random((300, 400, 3))
 @pytest.fixture
 def one() -> Iterator[SideProcesses]:
     processes = SideProcesses(1, side_work.nothing)
-    wait_until(lambda: processes.call(side_work.pid) != os.getpid(), 20)
+    side_work.wait_until_up(processes)
     yield processes
     processes.close()
 
@@ -104,7 +104,7 @@ def test_what_cannot_travel_is_an_error_and_the_process_stays(
 def test_whoever_calls_works_himself_until_one_is_up() -> None:
     processes = SideProcesses(1, time.sleep, 1.0)
     assert processes.call(side_work.pid) == os.getpid()
-    wait_until(lambda: processes.call(side_work.pid) != os.getpid(), 20)
+    side_work.wait_until_up(processes)
     processes.close()
 
 
@@ -145,7 +145,7 @@ def test_one_that_does_not_start_says_why() -> None:
 def test_one_that_is_not_needed_ends_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(side_processes, "IDLE_SECONDS", 0.5)
     processes = SideProcesses(1, side_work.nothing)
-    wait_until(lambda: processes.call(side_work.pid) != os.getpid(), 20)
+    side_work.wait_until_up(processes)
     first = psutil.Process(processes.call(side_work.pid))
     first_number = first.pid
     wait_until(lambda: not first.is_running() or first.status() == psutil.STATUS_ZOMBIE, 10)

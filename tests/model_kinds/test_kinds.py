@@ -5,7 +5,6 @@ A cell of the table either runs to its review or is refused with its reason; a n
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from bson import ObjectId
 
 from tests import side_work
 from tests.builders import labels_in, make_run
-from tests.waiting import wait_until
 from valflow import beside, calibration, opening, runs
 from valflow.config import RunnerConfig, config_from_mapping
 from valflow.errors import ConfigError
@@ -36,6 +34,9 @@ MODELS: dict[tuple[str, str], dict[str, Any]] = {
     ("python", "Polylines"): {"kind": "python", "path": "tests.model_kinds.functions:outline"},
     ("field", "Detections"): {"kind": "field", "field": "ground_truth"},
 }
+DETECTORS = [
+    cell for cell in MODELS if cell[0] in ("zoo", "huggingface", "ultralytics") and cell[1] == "Detections"
+]
 # What has no review, and a part of the reason that is given.
 REFUSED = {
     "Classification": "expected one that finds Detections, this one gives Classification",
@@ -47,6 +48,11 @@ REFUSED = {
 def settings_of(cell: tuple[str, str], weights: dict[str, Path]) -> dict[str, Any]:
     places = {name: str(path) for name, path in weights.items()}
     return {k: v.format(**places) if isinstance(v, str) else v for k, v in MODELS[cell].items()}
+
+
+def source_of(cell: tuple[str, str], weights: dict[str, Path]) -> Any:
+    model = settings_of(cell, weights)
+    return open_model(config_from_mapping({"dataset": "d", "label_field": "auto", "model": model}).model)
 
 
 @pytest.fixture(params=MODELS, ids=lambda cell: "-".join(cell))
@@ -78,22 +84,15 @@ def test_a_model_of_each_kind_with_each_label_type(
 
 
 @pytest.mark.usefixtures("zoo")
-@pytest.mark.parametrize(
-    "cell",
-    [("zoo", "Detections"), ("huggingface", "Detections"), ("ultralytics", "Detections")],
-    ids=lambda cell: cell[0],
-)
+@pytest.mark.parametrize("cell", DETECTORS, ids=lambda cell: cell[0])
 def test_processes_beside_a_model_read_what_threads_read(
     cell: tuple[str, str], weights: dict[str, Path], digits: Any
 ) -> None:
-    config = config_from_mapping(
-        {"dataset": "d", "label_field": "auto", "model": settings_of(cell, weights)}
-    ).model
-    source: Any = open_model(config)
+    source = source_of(cell, weights)
     ids = [ObjectId(i) for i in digits.values("id")]
     processes = beside.processes_for(source, RunnerConfig(beside="process", readers=1))
     assert processes is not None
-    wait_until(lambda: processes._reading.call(side_work.pid) != os.getpid(), 120)
+    side_work.wait_until_up(processes._reading)
     batch = source.prepare(processes.fetch(digits, ids))
     plain = source.prepare(source.fetch(digits, ids))
     processes.close()
@@ -143,17 +142,11 @@ class TestTensorsBesideEachOther:
 
 
 @pytest.mark.usefixtures("zoo")
-@pytest.mark.parametrize(
-    "cell", [c for c in MODELS if c[0] in ("zoo", "huggingface", "ultralytics") and c[1] == "Detections"],
-    ids=lambda cell: cell[0],
-)  # fmt: skip
+@pytest.mark.parametrize("cell", DETECTORS, ids=lambda cell: cell[0])
 def test_batches_find_what_fiftyone_finds_one_by_one(
     cell: tuple[str, str], weights: dict[str, Path], digits: Any
 ) -> None:
-    config = config_from_mapping(
-        {"dataset": "d", "label_field": "auto", "model": settings_of(cell, weights)}
-    ).model
-    source: Any = open_model(config)
+    source = source_of(cell, weights)
     ours = source.predict(source.fetch(digits, [ObjectId(i) for i in digits.values("id")]))
     source.model.preprocess = True
     digits.apply_model(source.model, "theirs", batch_size=1, num_workers=0)

@@ -36,12 +36,6 @@ def read_array(path: str) -> Any:
     return foui.read(path)
 
 
-def device_type_of(model: Any) -> str | None:
-    """Where a model computes, such as ``cpu`` or ``cuda``; None where it does not say."""
-    device = getattr(model, "device", None)
-    return None if device is None else str(getattr(device, "type", device)).partition(":")[0]
-
-
 def first_path(dataset: Any) -> str | None:
     """The file of the first sample."""
     first = database.samples_of(dataset).find_one({}, {"filepath": 1}, sort=[("_id", 1)])

@@ -19,6 +19,7 @@ from valflow.models import images
 from valflow.models.calling import predict_readable
 from valflow.models.plain import labels_of
 from valflow.models.probing import probe
+from valflow.models.source import device_type_of
 
 _WANTED = "a fiftyone.core.models.Model, or a function of a list of images"
 
@@ -44,7 +45,7 @@ class PythonSource:
     device_type: str | None = field(init=False)
 
     def __post_init__(self) -> None:
-        self.device_type = images.device_type_of(self.model)
+        self.device_type = device_type_of(self.model)
 
     def describe(self) -> dict[str, Any]:
         """Name, import path and arguments; version and digest of the weights where the model has them."""

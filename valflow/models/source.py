@@ -35,6 +35,12 @@ def class_of(prediction: Any) -> str | None:
     return prediction.field_class if isinstance(prediction, RawLabels) else type(prediction).__name__
 
 
+def device_type_of(model: Any) -> str | None:
+    """Where a model computes, such as ``cpu`` or ``cuda``; None where it does not say."""
+    device = getattr(model, "device", None)
+    return None if device is None else str(getattr(device, "type", device)).partition(":")[0]
+
+
 class Source(Protocol):
     """Gives predictions for samples.
 

@@ -16,6 +16,7 @@ from valflow.models import device_batches, images
 from valflow.models.calling import predict_readable
 from valflow.models.device_batches import PreparedBatch
 from valflow.models.probing import probe
+from valflow.models.source import device_type_of
 
 
 @dataclass(eq=False)
@@ -41,7 +42,7 @@ class WrappedSource:
     def __post_init__(self) -> None:
         self._get_item = _get_item_of(self.model)
         self.read = images.read_array if self._get_item is None else partial(_read_item, self._get_item)
-        self.device_type = images.device_type_of(self.model)
+        self.device_type = device_type_of(self.model)
         # Images come transformed, by the threads that read them.
         if self._get_item is not None:
             self.model.preprocess = False
